@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::{
     loss::Refusal,
-    outbox::{Ack, Batch, Level, Nack},
+    outbox::{Ack, Batch, Nack},
     time::Attempt,
 };
 
@@ -271,7 +271,7 @@ pub trait Dialect {
     /// Why a message cannot be encoded.
     type Error;
 
-    /// Whether the protocol has acks: without them, level [`Acked`](Level::Acked) is refused.
+    /// Whether the protocol has acks: without them, level [`Acked`](crate::Level::Acked) is refused.
     const ACKS: bool;
 
     /// The body of a message. Called once, at push. On an error the message is handed back.
@@ -296,15 +296,11 @@ pub trait Dialect {
     fn beat(&mut self) -> Option<Beat> {
         None
     }
-
-    /// The level of a message whose sender named none. The default is [`Received`](Level::Received).
-    fn default_level(&self) -> Level {
-        Level::Received
-    }
 }
 
 /// Frames as they are, text or binary: no greeting, no acks. For a server that knows nothing of
-/// Bowline, at level [`Written`](Level::Written) or [`Received`](Level::Received).
+/// Bowline, at level [`Written`](crate::Level::Written) or
+/// [`Received`](crate::Level::Received).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Plain;
 

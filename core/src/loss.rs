@@ -93,7 +93,9 @@ impl fmt::Display for Loss {
             Self::Connect => "no address accepted a connection",
             Self::Io => "the connection broke",
             Self::Eof => "the stream ended without a close frame",
-            Self::Closed { code: Some(code) } => return write!(f, "the peer closed with code {code}"),
+            Self::Closed { code: Some(code) } => {
+                return write!(f, "the peer closed with code {code}");
+            }
             Self::Closed { code: None } => "the peer closed without a code",
             Self::Status { status, retry_after: None } => {
                 return write!(f, "the server answered the upgrade with status {status}");
