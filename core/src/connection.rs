@@ -43,6 +43,7 @@
 //! | Up, Suspect | Resumed | the same, clocks afresh | |
 //! | Up, Suspect | Overdue | Waiting | Abort |
 //! | Dialing, Greeting | the limit is over | Waiting | Abort |
+//! | Greeting, Up, Suspect | Refused | Waiting | Abort |
 //! | Dialing, Greeting, Up, Suspect | Lost | Waiting | |
 //! | any that ends in Waiting | fatal, or a limit of attempts or time reached | Stopped | |
 //! | Waiting | backoff is over | Dialing | Dial |
@@ -63,7 +64,7 @@ use crate::{
     Wire,
     backoff::{Backoff, uniform},
     config::{ConfigError, check},
-    loss::{Loss, Verdict, VerdictFn, VerdictLimits, verdict},
+    loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits, verdict},
     time::{Attempt, Deadline, Instant, Timer},
 };
 
@@ -233,6 +234,8 @@ pub enum ConnectionEvent {
     Paused(Attempt),
     /// The driver reads again.
     Resumed(Attempt),
+    /// The dialect refused what the peer said in the greeting, or later.
+    Refused(Attempt, Refusal),
     /// An answer that the peer owes is overdue. Ends the attempt; nothing heard later cancels it.
     Overdue(Attempt),
     /// The dial failed, or the connection ended.
@@ -257,6 +260,7 @@ impl ConnectionEvent {
             | Self::Took(a)
             | Self::Paused(a)
             | Self::Resumed(a)
+            | Self::Refused(a, _)
             | Self::Overdue(a)
             | Self::Lost(a, _) => Some(a),
             Self::Start | Self::Nudge | Self::Stop | Self::Tick => None,
@@ -316,10 +320,8 @@ pub struct ConnectionStats {
     pub lost_dialing: u64,
     /// Links lost.
     pub lost_links: u64,
-    /// Of all losses, those by the heartbeat: write limit or pong limit.
-    pub lost_to_silence: u64,
-    /// Of all losses, those that the outbox asked for.
-    pub lost_to_overdue: u64,
+    /// All of these by kind, in the order of [`Loss::KINDS`].
+    pub losses: [u64; Loss::KINDS.len()],
     /// Events of a dead attempt, or out of their order; ignored.
     pub stale: u64,
 }
@@ -351,6 +353,8 @@ pub struct Connection<R> {
     heartbeat: Heartbeat,
     /// The flush of its first ping that no pong has followed.
     unanswered_since: Option<Instant>,
+    /// The peer was heard so long after that ping that it must have seen it.
+    deaf: bool,
     paused: bool,
     stats: ConnectionStats,
 }
@@ -379,6 +383,7 @@ impl<R: Rng> Connection<R> {
             answers_pings: false,
             heartbeat: Heartbeat::Quiet,
             unanswered_since: None,
+            deaf: false,
             paused: false,
             stats: ConnectionStats::default(),
         })
@@ -455,6 +460,9 @@ impl<R: Rng> Connection<R> {
             ConnectionState::Idle | ConnectionState::Stopped { .. } => None,
             ConnectionState::Dialing { give_up_at } => Deadline::new(give_up_at, Timer::Dial),
             ConnectionState::Greeting { give_up_at } => Deadline::new(give_up_at, Timer::Greeting),
+            ConnectionState::Up { .. } | ConnectionState::Suspect { .. } if self.deaf => {
+                Deadline::new(self.now, Timer::Pong)
+            }
             ConnectionState::Up { ping_at, stable_at } => {
                 let ping_at = if self.paused { Instant::NEVER } else { ping_at };
                 Deadline::earlier(
@@ -537,11 +545,16 @@ impl<R: Rng> Connection<R> {
             (S::Up { .. } | S::Suspect { .. }, E::Ponged(_)) => {
                 self.answers_pings = true;
                 self.unanswered_since = None;
+                self.deaf = false;
                 self.hear();
             }
             // Bytes come, but a ping that was flushed long ago was never answered, and none ever
             // was: this peer does not speak the whole protocol, and no reconnect will teach it.
+            // The verdict waits for the clock, because these bytes may hold the first pong.
             (S::Up { .. } | S::Suspect { .. }, E::Heard(_)) if self.is_deaf_to_pings() => {
+                self.deaf = true;
+            }
+            (S::Up { .. } | S::Suspect { .. }, E::Tick) if self.deaf => {
                 self.abort(Loss::NeverPonged);
             }
             // Until the first pong ever, hearing the peer does not put the ping off: whether it
@@ -602,6 +615,9 @@ impl<R: Rng> Connection<R> {
 
             (S::Up { .. } | S::Suspect { .. }, E::Overdue(_)) => {
                 self.abort(Loss::Overdue);
+            }
+            (S::Greeting { .. } | S::Up { .. } | S::Suspect { .. }, E::Refused(_, refusal)) => {
+                self.abort(Loss::Refused(refusal));
             }
             (
                 S::Dialing { .. } | S::Greeting { .. } | S::Up { .. } | S::Suspect { .. },
@@ -704,19 +720,25 @@ impl<R: Rng> Connection<R> {
                 | E::Took(_)
                 | E::Paused(_)
                 | E::Resumed(_)
+                | E::Refused(..)
                 | E::Overdue(_)
                 | E::Lost(..),
             )
             | (
                 S::Dialing { .. },
-                E::Greeted(_) | E::Paused(_) | E::Resumed(_) | E::Overdue(_),
+                E::Greeted(_)
+                | E::Paused(_)
+                | E::Resumed(_)
+                | E::Refused(..)
+                | E::Overdue(_),
             )
             | (
                 S::Greeting { .. } | S::Up { .. } | S::Suspect { .. } | S::Closing { .. },
                 E::Opened(_),
             )
             | (S::Up { .. } | S::Suspect { .. } | S::Closing { .. }, E::Greeted(_))
-            | (S::Greeting { .. } | S::Closing { .. }, E::Overdue(_)) => self.ignore(event),
+            | (S::Greeting { .. }, E::Overdue(_))
+            | (S::Closing { .. }, E::Refused(..) | E::Overdue(_)) => self.ignore(event),
         }
     }
 
@@ -828,11 +850,8 @@ impl<R: Rng> Connection<R> {
             Link::Down { .. } => &mut self.stats.lost_dialing,
         };
         *phase = phase.saturating_add(1);
-        if matches!(loss, Loss::PongLimit | Loss::WriteLimit) {
-            self.stats.lost_to_silence = self.stats.lost_to_silence.saturating_add(1);
-        } else if loss == Loss::Overdue {
-            self.stats.lost_to_overdue = self.stats.lost_to_overdue.saturating_add(1);
-        }
+        let kind = &mut self.stats.losses[loss.kind()];
+        *kind = kind.saturating_add(1);
     }
 
     fn stop(&mut self, reason: StopReason) {
@@ -844,6 +863,7 @@ impl<R: Rng> Connection<R> {
     fn rest(&mut self) {
         self.heartbeat = Heartbeat::Quiet;
         self.unanswered_since = None;
+        self.deaf = false;
         self.paused = false;
     }
 }
@@ -864,6 +884,7 @@ pub struct ConnectionView {
     answers_pings: bool,
     heartbeat: Heartbeat,
     unanswered_for: Option<Duration>,
+    deaf: bool,
     paused: bool,
 }
 
@@ -909,6 +930,7 @@ impl<R: Rng> Connection<R> {
             answers_pings: self.answers_pings,
             heartbeat: self.heartbeat,
             unanswered_for: self.unanswered_since.map(|since| self.now.since(since)),
+            deaf: self.deaf,
             paused: self.paused,
         }
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::{
     loss::Refusal,
-    outbox::{Ack, Batch, Nack},
+    outbox::{Ack, Batch, Nack, Ping},
     time::Attempt,
 };
 
@@ -116,31 +116,23 @@ impl From<Bytes> for Body {
     }
 }
 
-/// A WebSocket frame as the client sends and receives it. The driver answers the peer's pings
-/// itself (RFC 6455 §5.5.2), and says a peer's Close as a loss.
+/// A frame that the client wants sent.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Frame {
     /// A whole data message.
     Data(Body),
-    /// A ping of ours, with its payload of [`Ping::LEN`](crate::Ping::LEN) bytes.
-    Ping(Bytes),
-    /// A pong of the peer, with the payload that it echoes.
-    Pong(Bytes),
+    /// A ping with [this payload](Ping::payload).
+    Ping(Ping),
 }
 
-impl Frame {
-    /// How many bytes of payload there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Data(body) => body.len(),
-            Self::Ping(bytes) | Self::Pong(bytes) => bytes.len(),
-        }
-    }
-
-    /// Whether the payload is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+/// A frame that the peer sent. The transport answers the peer's pings by itself (RFC 6455 §5.5.2),
+/// and the driver says a peer's Close as a [`Loss`](crate::Loss).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Received {
+    /// A whole data message.
+    Data(Body),
+    /// A pong, with the payload that it echoes.
+    Pong(Bytes),
 }
 
 /// What the handshake brought: the input of a greeting.

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod backoff;
+pub mod client;
 pub mod config;
 pub mod connection;
 pub mod dialect;
@@ -21,12 +22,13 @@ pub mod outbox;
 mod time;
 
 pub use backoff::{Backoff, Jitter};
+pub use client::{Client, ClientConfig, Event, Output, Phase, Stats, Status};
 pub use config::ConfigError;
 pub use connection::{
     Connection, ConnectionConfig, ConnectionEvent, ConnectionOutput, ConnectionState,
     ConnectionStats, Link, StopReason,
 };
-pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Signal, Sink};
+pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Received, Signal, Sink};
 pub use loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
 pub use outbox::{
     Ack, Amount, Batch, Displaced, FailReason, Failed, Fate, Item, Key, Level, MessageId, Nack,

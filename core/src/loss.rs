@@ -79,6 +79,58 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// The names of the kinds of losses, for counters; [`kind`](Self::kind) is the index.
+    pub const KINDS: [&'static str; 21] = [
+        "dns",
+        "connect",
+        "io",
+        "eof",
+        "closed",
+        "status",
+        "bad_upgrade",
+        "subprotocol",
+        "protocol",
+        "too_large",
+        "tls",
+        "certificate",
+        "bad_url",
+        "provider",
+        "dial_limit",
+        "greeting_limit",
+        "write_limit",
+        "pong_limit",
+        "never_ponged",
+        "overdue",
+        "refused",
+    ];
+
+    /// Which kind of loss it is: an index into [`KINDS`](Self::KINDS).
+    pub fn kind(self) -> usize {
+        match self {
+            Self::Dns => 0,
+            Self::Connect => 1,
+            Self::Io => 2,
+            Self::Eof => 3,
+            Self::Closed { .. } => 4,
+            Self::Status { .. } => 5,
+            Self::BadUpgrade => 6,
+            Self::Subprotocol => 7,
+            Self::Protocol => 8,
+            Self::TooLarge => 9,
+            Self::Tls => 10,
+            Self::Certificate => 11,
+            Self::BadUrl => 12,
+            Self::Provider => 13,
+            Self::DialLimit => 14,
+            Self::GreetingLimit => 15,
+            Self::WriteLimit => 16,
+            Self::PongLimit => 17,
+            Self::NeverPonged => 18,
+            Self::Overdue => 19,
+            Self::Refused(_) => 20,
+        }
+    }
+
     /// Whether the peer blamed a message for the end of the connection: close 1003 (cannot accept
     /// this type of data), 1007 (data not consistent with its type), 1009 (too big).
     pub fn accuses_a_message(self) -> bool {

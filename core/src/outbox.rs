@@ -68,7 +68,6 @@ use alloc::{
 };
 use core::{fmt, time::Duration};
 
-use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::{
@@ -488,11 +487,11 @@ impl Ping {
     pub const LEN: usize = 16;
 
     /// The payload: attempt and seq, big endian.
-    pub fn payload(self) -> Bytes {
+    pub fn payload(self) -> [u8; Self::LEN] {
         let mut payload = [0; Self::LEN];
         payload[..8].copy_from_slice(&self.attempt.get().to_be_bytes());
         payload[8..].copy_from_slice(&self.seq.get().to_be_bytes());
-        Bytes::copy_from_slice(&payload)
+        payload
     }
 
     /// The ping that a pong answers, none if the payload is not one of ours. A peer may send
@@ -970,6 +969,11 @@ impl Outbox {
     /// Whether pushes are refused.
     pub fn is_closed(&self) -> bool {
         self.closing.is_some()
+    }
+
+    /// Whether everything is settled; some of it may not be reported yet.
+    pub fn is_settled(&self) -> bool {
+        self.live == 0
     }
 
     /// Whether everything is settled and reported.
@@ -2130,6 +2134,10 @@ impl Outbox {
     }
 
     fn check_snapshot(&self, snapshot: &Snapshot, fresh: OutboxId) -> Result<(), RestoreRefused> {
+        // Half of all numbers are left for what is to come.
+        if snapshot.next_seq.get() == 0 || snapshot.next_seq.get() > u64::MAX / 2 {
+            return Err(RestoreRefused::Inconsistent(snapshot.next_seq));
+        }
         let mut before: Option<&SavedMessage> = None;
         let mut held = Amount::default();
         let mut outboxes: Vec<OutboxId> = Vec::new();
