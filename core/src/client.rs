@@ -291,31 +291,40 @@ impl<D: Dialect, R: Rng> Client<D, R> {
 
     // ---- In -----------------------------------------------------------------------------------
 
-    /// Takes in an event, then looks at the clock. Never fails, blocks or calls back.
+    /// Takes in an event. Never fails, blocks or calls back.
+    ///
+    /// The clock is looked at after `Tick` and after commands. What a socket says is evidence and
+    /// brings no verdict with it, for there may be more to read: read until there is nothing more,
+    /// then say `Tick`.
     pub fn handle(&mut self, now: Instant, event: Event<D::Credentials>) {
         use ConnectionEvent as C;
         use OutboxEvent as O;
         self.now = self.now.max(now);
         match event {
-            Event::Start => self.connection.take_in(now, C::Start),
-            Event::Opened(opened) => self.open(&opened),
-            Event::Heard(a) => self.connection.take_in(now, C::Heard(a)),
-            Event::Took(a) => self.connection.take_in(now, C::Took(a)),
+            Event::Opened(opened) => return self.open(&opened),
+            Event::Heard(a) => return self.connection.take_in(now, C::Heard(a)),
+            Event::Took(a) => return self.connection.take_in(now, C::Took(a)),
             Event::Flushed(a) => {
                 self.connection.take_in(now, C::Flushed(a));
                 if self.told.is_some() {
                     self.outbox.take_in(now, O::Flushed(a));
                 }
+                return;
             }
             Event::Paused(a) => {
                 self.connection.take_in(now, C::Paused(a));
-                self.outbox.take_in(now, O::Paused(a));
+                return self.outbox.take_in(now, O::Paused(a));
             }
             Event::Resumed(a) => {
                 self.connection.take_in(now, C::Resumed(a));
-                self.outbox.take_in(now, O::Resumed(a));
+                return self.outbox.take_in(now, O::Resumed(a));
             }
-            Event::Lost(a, loss) => self.connection.take_in(now, C::Lost(a, loss)),
+            Event::Lost(a, loss) => {
+                self.connection.take_in(now, C::Lost(a, loss));
+                self.relay();
+                return;
+            }
+            Event::Start => self.connection.take_in(now, C::Start),
             Event::Nudge => self.connection.take_in(now, C::Nudge),
             Event::Cancel(seq) => self.outbox.take_in(now, O::Cancel(seq)),
             Event::Close { deadline } => self.outbox.take_in(now, O::Close { deadline }),
@@ -368,6 +377,7 @@ impl<D: Dialect, R: Rng> Client<D, R> {
         options: PushOptions,
     ) -> Result<Pushed, PushError> {
         self.now = self.now.max(now);
+        self.relay();
         self.outbox.push(now, body, options)
     }
 
@@ -383,6 +393,7 @@ impl<D: Dialect, R: Rng> Client<D, R> {
         self.greeting = greeting.frames.into();
         if !greeting.awaits_answer {
             self.connection.take_in(self.now, ConnectionEvent::Greeted(a));
+            self.relay();
         }
     }
 
