@@ -457,28 +457,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_may_come_byte_by_byte_with_a_frame_behind_it() {
+    async fn an_answer_may_come_byte_by_byte() {
         use std::future::poll_fn;
 
-        use crate::transport::{Incoming, Transport as _};
+        use crate::transport::Incoming;
 
         let request = request(&target()).expect("a good target");
-        let mut bytes = yes(&request, "").into_bytes();
-        bytes.extend_from_slice(b"\x82\x02hi");
+        let answer = yes(&request, "");
         let (ours, mut theirs) = duplex(1);
-        let (connection, ()) =
-            tokio::join!(request.upgrade(ours, Arc::default(), Limits::default()), async {
-                let mut ignored = [0; 1024];
-                while !ignored[..].ends_with(b"\r\n\r\n") {
-                    ignored.rotate_left(1);
-                    theirs.read_exact(&mut ignored[1023..]).await.expect("the request");
-                }
-                theirs.write_all(&bytes[..bytes.len() - 2]).await.expect("room");
-            });
+        let upgrade = request.upgrade(ours, Arc::default(), Limits::default());
+        let (connection, ()) = tokio::join!(upgrade, async {
+            let mut last = [0; 4];
+            while last != *b"\r\n\r\n" {
+                last.rotate_left(1);
+                theirs.read_exact(&mut last[3..]).await.expect("the request");
+            }
+            theirs.write_all(answer.as_bytes()).await.expect("it is read");
+        });
         let mut transport = connection.expect("a good answer").transport;
-        let (incoming, written) =
-            tokio::join!(poll_fn(|cx| transport.poll_receive(cx)), theirs.write_all(b"hi"));
-        written.expect("room");
+        let receive = poll_fn(|cx| transport.poll_receive(cx));
+        let (incoming, written) = tokio::join!(receive, theirs.write_all(b"\x82\x02hi"));
+        written.expect("it is read");
         assert_eq!(incoming, Ok(Incoming::Data(Bytes::from("hi").into())));
     }
 
@@ -488,10 +487,14 @@ mod tests {
 
         use crate::transport::Incoming;
 
-        let answer = |request: &Request| (yes(request, "") + "\u{1}").into_bytes();
-        let connection = answered(&target(), answer).await.expect("a good answer");
-        let mut transport = connection.transport;
-        // Half a frame, then the end.
-        assert_eq!(poll_fn(|cx| transport.poll_receive(cx)).await, Err::<Incoming, _>(Loss::Eof));
+        let answer = |request: &Request| {
+            let mut bytes = yes(request, "").into_bytes();
+            bytes.extend_from_slice(b"\x82\x02hi");
+            bytes
+        };
+        let mut transport = answered(&target(), answer).await.expect("a good answer").transport;
+        let incoming = poll_fn(|cx| transport.poll_receive(cx)).await;
+        assert_eq!(incoming, Ok(Incoming::Data(Bytes::from("hi").into())));
+        assert_eq!(poll_fn(|cx| transport.poll_receive(cx)).await, Err(Loss::Eof));
     }
 }
