@@ -125,6 +125,16 @@ pub enum Frame {
     Ping(Ping),
 }
 
+impl Frame {
+    /// How many bytes of payload there are.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Data(body) => body.len(),
+            Self::Ping(_) => Ping::LEN,
+        }
+    }
+}
+
 /// A frame that the peer sent. The transport answers the peer's pings by itself (RFC 6455 §5.5.2),
 /// and the driver says a peer's Close as a [`Loss`](crate::Loss).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -52,7 +52,7 @@ pub enum Loss {
     Subprotocol,
     /// The peer broke the WebSocket protocol.
     Protocol,
-    /// A frame or message of the peer was larger than the limit for inbound messages.
+    /// A message was larger than the transport's limit: of the peer, or a frame of the dialect.
     TooLarge,
     /// The TLS handshake failed for a reason other than the certificate.
     Tls,
@@ -162,7 +162,7 @@ impl fmt::Display for Loss {
             Self::BadUpgrade => "the server's answer to the upgrade was malformed",
             Self::Subprotocol => "the server chose no subprotocol that was offered",
             Self::Protocol => "the peer broke the WebSocket protocol",
-            Self::TooLarge => "the peer sent a message above the inbound limit",
+            Self::TooLarge => "a message was above the limit of the transport",
             Self::Tls => "the TLS handshake failed",
             Self::Certificate => "the server's certificate was refused",
             Self::BadUrl => "the URL cannot be dialed",

@@ -13,9 +13,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bowline_core::{
-    Amount, Body, FailReason, Fate, Level, PushOptions, Seq, Snapshot, StopReason,
-};
+use bowline_core::{Amount, Body, FailReason, Fate, Level, PushOptions, Seq, Snapshot, StopReason};
 use tokio::sync::oneshot;
 
 use crate::Stats;
@@ -33,7 +31,9 @@ pub enum SendRefused {
         limit: usize,
     },
     /// The transport or the dialect cannot do what its level needs.
-    #[error("level {0:?} is not to be had here: Received needs pings, Acked needs a dialect with acks")]
+    #[error(
+        "level {0:?} is not to be had here: Received needs pings, Acked needs a dialect with acks"
+    )]
     Level(Level),
     /// There is no room. Only `try_send` says so, the others wait.
     #[error("the outbox is full; use send, which waits for room, or allow it to hold more")]
@@ -451,14 +451,22 @@ impl Desk {
 
     // ---- For the driver -----------------------------------------------------------------------
 
-    /// Leaves news and takes what was left here; with a waker, also where to find the driver.
-    pub(crate) fn exchange(&self, news: News<'_>, taken: &mut Taken, driver: Option<&Waker>) {
+    /// Leaves news and takes what was left here; with a waker, also where to find the driver. Says
+    /// how many of the failures nobody awaits.
+    pub(crate) fn exchange(
+        &self,
+        news: News<'_>,
+        taken: &mut Taken,
+        driver: Option<&Waker>,
+    ) -> usize {
         let mut wake = Vec::new();
+        let mut unawaited = 0;
         let mut state = self.lock();
 
         for failure in news.failures.drain(..) {
             let seq = failure.seq;
             let claimed = state.wakers_at(seq, &mut wake);
+            unawaited += usize::from(!claimed);
             state.failures.keep(failure, claimed, self.rules.max_kept);
         }
         if news.watermark > state.watermark {
@@ -479,10 +487,7 @@ impl Desk {
                 .room
                 .messages
                 .saturating_sub(state.batch_size.messages + state.reserved.messages),
-            bytes: news
-                .room
-                .bytes
-                .saturating_sub(state.batch_size.bytes + state.reserved.bytes),
+            bytes: news.room.bytes.saturating_sub(state.batch_size.bytes + state.reserved.bytes),
         };
         if state.room.messages > 0 {
             wake.extend(state.first_in_line());
@@ -499,6 +504,7 @@ impl Desk {
         }
         drop(state);
         wake_all(wake);
+        unawaited
     }
 }
 

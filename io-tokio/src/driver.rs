@@ -27,7 +27,7 @@ use tokio::{sync::watch, time::Sleep};
 
 use crate::{
     Stats,
-    builder::Dial,
+    builder::{Dial, Dialing},
     connect::Connection,
     desk::{Command, Desk, Entry, Failure, FailureReason, Halt, News, Taken},
     inbound::Inbox,
@@ -40,13 +40,15 @@ const MAX_BYTES: usize = 64 << 10;
 /// Turns before other tasks of the runtime get theirs.
 const MAX_TURNS: usize = 32;
 
-type Dialing<C> = Pin<Box<dyn Future<Output = Result<(Connection, C), Loss>> + Send>>;
-
 /// The future that drives a client; [`Builder::start`](crate::Builder::start) spawns it, whoever
 /// calls [`Builder::build`](crate::Builder::build) does so himself. It is done when the client is
 /// closed. Dropping it before disconnects at once and reports what was left to the handles.
 #[must_use = "a client does nothing unless its driver is spawned or awaited"]
-pub struct Driver<D: Dialect> {
+pub struct Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
     client: Client<D, ChaCha8Rng>,
     desk: Arc<Desk>,
     inbox: Arc<Inbox<D::Inbound>>,
@@ -93,7 +95,11 @@ struct Socket {
     paused: bool,
 }
 
-impl<D: Dialect> Driver<D> {
+impl<D> Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         client: Client<D, ChaCha8Rng>,
@@ -160,20 +166,21 @@ impl<D: Dialect> Driver<D> {
     // ---- The desk -----------------------------------------------------------------------------
 
     fn exchange(&mut self, cx: &mut Context<'_>, idle: bool) -> bool {
-        let outbox = self.client.outbox();
         let waiting = self.backlog.iter().fold(Amount::default(), |sum, entry| Amount {
             messages: sum.messages + 1,
             bytes: sum.bytes + entry.size(),
         });
+        let halt = self.halt();
+        let outbox = self.client.outbox();
         let room = outbox.room();
         let news = News {
             failures: &mut self.failures,
-            watermark: outbox.watermark().min(self.first_in_backlog()),
+            watermark: outbox.watermark(),
             room: Amount {
                 messages: room.messages.saturating_sub(waiting.messages),
                 bytes: room.bytes.saturating_sub(waiting.bytes),
             },
-            halt: self.halt(),
+            halt,
             stats: Stats {
                 client: self.client.stats(),
                 backlog: waiting.messages,
@@ -181,7 +188,8 @@ impl<D: Dialect> Driver<D> {
             },
         };
         let watermark = news.watermark;
-        self.desk.exchange(news, &mut self.taken, idle.then_some(cx.waker()));
+        let unawaited = self.desk.exchange(news, &mut self.taken, idle.then_some(cx.waker()));
+        crate::log::unawaited(unawaited);
         while self.number_of.first_key_value().is_some_and(|(&place, _)| place < watermark) {
             if let Some((_, number)) = self.number_of.pop_first() {
                 self.place_of.remove(&number);
@@ -201,11 +209,6 @@ impl<D: Dialect> Driver<D> {
             self.close(self.now + self.drop_limit);
         }
         moved
-    }
-
-    /// The number of the first message that the outbox has not seen.
-    fn first_in_backlog(&self) -> Seq {
-        self.client.outbox().next_seq()
     }
 
     /// Pushes what handles left, in its order.
@@ -231,8 +234,7 @@ impl<D: Dialect> Driver<D> {
                 }
                 // The desk has checked all else, and takes no message once the client is closing.
                 Err(refused) => {
-                    self.backlog
-                        .push_front(Entry { body: refused.body, options: refused.options });
+                    self.backlog.push_front(Entry { body: refused.body, options: refused.options });
                     break;
                 }
             }
@@ -404,10 +406,7 @@ impl<D: Dialect> Driver<D> {
                 Output::WaitUntil(_) => return moved,
                 Output::Send(_, frame) => {
                     frames += 1;
-                    bytes += match &frame {
-                        Frame::Data(body) => body.len(),
-                        Frame::Ping(_) => 0,
-                    };
+                    bytes += frame.payload_len();
                     if let Some(socket) = &mut self.socket {
                         socket.send(frame);
                     }
@@ -470,11 +469,11 @@ impl<D: Dialect> Driver<D> {
     /// Sets the timer if it would fire too late; says whether it has fired.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let stalled_at = self.full_since.map(|since| since + self.stall_limit);
-        let deadline = [self.client.deadline().map(|deadline| deadline.at), stalled_at]
-            .into_iter()
-            .flatten()
-            .filter(|&at| at > self.now || Some(at) != stalled_at)
-            .min();
+        let deadline = [
+            self.client.deadline().map(|deadline| deadline.at),
+            stalled_at.filter(|&at| at > self.now),
+        ];
+        let deadline = deadline.into_iter().flatten().min();
         let Some(deadline) = deadline else { return false };
         let at = self.epoch + Duration::from_micros(deadline.as_micros());
         if self.armed.is_none_or(|armed| at < armed) {
@@ -550,9 +549,18 @@ impl Socket {
 }
 
 // Nothing in it is pinned in place: futures are boxed.
-impl<D: Dialect> Unpin for Driver<D> {}
+impl<D> Unpin for Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
+}
 
-impl<D: Dialect> Future for Driver<D> {
+impl<D> Future for Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -579,7 +587,11 @@ impl<D: Dialect> Future for Driver<D> {
     }
 }
 
-impl<D: Dialect> Drop for Driver<D> {
+impl<D> Drop for Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
     /// Gives an outcome to everything that has none.
     fn drop(&mut self) {
         if self.done {
@@ -617,7 +629,11 @@ impl<D: Dialect> Drop for Driver<D> {
     }
 }
 
-impl<D: Dialect> std::fmt::Debug for Driver<D> {
+impl<D> std::fmt::Debug for Driver<D>
+where
+    D: Dialect,
+    D::Credentials: Send + 'static,
+{
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver").field("status", &self.client.status()).finish_non_exhaustive()
     }

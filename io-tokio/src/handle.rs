@@ -134,11 +134,7 @@ impl<D: Dialect> Handle<D> {
     ///
     /// # Cancel safety
     /// As [`send`](Self::send).
-    pub async fn send_encoded(
-        &self,
-        body: Body,
-        options: PushOptions,
-    ) -> Result<Receipt, Unsent> {
+    pub async fn send_encoded(&self, body: Body, options: PushOptions) -> Result<Receipt, Unsent> {
         self.breathe().await;
         let entry = match self.push(Entry { body, options }) {
             Err((entry, SendRefused::Full)) => entry,
@@ -340,7 +336,8 @@ impl<D: Dialect> Handle<D> {
     /// # Cancel safety
     /// The client goes on closing. Call it again for the report.
     pub async fn close(&self, limit: Duration) -> Result<Report, (WaitError, Report)> {
-        let deadline = tokio::time::Instant::now() + limit.min(Duration::from_secs(u32::MAX.into()));
+        let deadline =
+            tokio::time::Instant::now() + limit.min(Duration::from_secs(u32::MAX.into()));
         self.desk.command(Command::Close(deadline));
         let mut waiting = Waiting { desk: &self.desk, seq: Seq::new(u64::MAX), ticket: None };
         match poll_fn(|cx| waiting.desk.poll_done(cx, &mut waiting.ticket)).await {

@@ -116,7 +116,8 @@ impl<T> Inbox<T> {
         state.bytes -= size;
         // Woken at half, not at every message: a driver that reads one message for each that is
         // taken would switch tasks for each.
-        let low = state.messages.len() <= self.max_messages / 2 && state.bytes <= self.max_bytes / 2;
+        let low =
+            state.messages.len() <= self.max_messages / 2 && state.bytes <= self.max_bytes / 2;
         let driver = if low { state.driver.take() } else { None };
         drop(state);
         driver.into_iter().for_each(Waker::wake);

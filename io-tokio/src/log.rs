@@ -32,7 +32,10 @@ pub(crate) fn status(from: &Status, to: &Status) {
 /// Failures that nobody awaits.
 #[cfg(feature = "tracing")]
 pub(crate) fn unawaited(messages: usize) {
-    tracing::warn!(target: "bowline", messages, "messages failed and nobody awaits their receipts");
+    if messages > 0 {
+        let text = "messages failed and nobody awaits their receipts";
+        tracing::warn!(target: "bowline", messages, text);
+    }
 }
 
 /// The driver is done; `left` messages were not delivered.

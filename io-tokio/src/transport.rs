@@ -325,7 +325,7 @@ where
         if self.closing {
             return Err(Loss::Io);
         }
-        if frame.len() > self.limits.outbound {
+        if frame.payload_len() > self.limits.outbound {
             return Err(Loss::TooLarge);
         }
         Pin::new(&mut self.stream).start_send(message(frame)).map_err(|error| self.mute(error))
@@ -371,8 +371,9 @@ fn message(frame: Frame) -> Message {
             let data = if body.is_text() { Data::Text } else { Data::Binary };
             Message::Frame(frame::Frame::message(body.into_bytes(), OpCode::Data(data), true))
         }
-        Frame::Ping(payload) => Message::Frame(frame::Frame::ping(payload)),
-        Frame::Pong(payload) => Message::Frame(frame::Frame::pong(payload)),
+        Frame::Ping(ping) => {
+            Message::Frame(frame::Frame::ping(Bytes::copy_from_slice(&ping.payload())))
+        }
     }
 }
 

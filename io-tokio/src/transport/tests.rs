@@ -1,3 +1,4 @@
+use bowline_core::{Attempt, Ping, Seq};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard},
@@ -29,11 +30,13 @@ fn a_data_frame_goes_out_masked_and_comes_in_plain() {
 #[test]
 fn our_ping_is_echoed_by_a_pong() {
     let mut link = Link::open(Limits::default());
-    link.send(Frame::Ping(Bytes::from_static(b"1234")));
+    let ping = Ping { attempt: Attempt::new(1), seq: Seq::new(2) };
+    link.send(Frame::Ping(ping));
     assert!(link.flush().is_ready());
-    assert_eq!(link.wire().sent(), [(0x89, b"1234".to_vec())]);
-    link.wire().arrives(&frame(0x8a, b"1234"));
-    assert_eq!(link.receive(), Poll::Ready(Ok(Incoming::Pong(Bytes::from_static(b"1234")))));
+    assert_eq!(link.wire().sent(), [(0x89, ping.payload().to_vec())]);
+    link.wire().arrives(&frame(0x8a, &ping.payload()));
+    let echo = Bytes::copy_from_slice(&ping.payload());
+    assert_eq!(link.receive(), Poll::Ready(Ok(Incoming::Pong(echo))));
 }
 
 #[test]

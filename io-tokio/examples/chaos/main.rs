@@ -1,0 +1,260 @@
+//! Sends messages through a network that breaks, and counts what arrives.
+//!
+//! ```text
+//! cargo run --release --example chaos
+//! cargo run --release --example chaos -- --script kill --seed 7
+//! ```
+//!
+//! Each contender sends the same messages at the same rate to a server of its own, a process that
+//! writes every message that arrives into a ledger. Between them is a proxy with a round trip's
+//! delay, so that there is always something in flight. A script of faults, decided by its name and
+//! a seed, happens to both at the same time: the server is killed, connections are reset, silenced,
+//! slowed down, refused. In the end the ledger is held against what each client reported.
+//!
+//! The exit code is 1 if a contender that is judged broke a promise (see [`Audit::kept`]), 2 for
+//! arguments that make no sense, 3 if the experiment itself failed, 130 if it was interrupted.
+
+mod audit;
+mod faults;
+mod ledger;
+mod port;
+mod progress;
+mod proxy;
+mod report;
+mod script;
+mod server;
+mod usual;
+mod workload;
+
+use std::{error::Error, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand, builder::PossibleValuesParser, value_parser};
+use futures_util::future::try_join_all;
+use indicatif::ProgressBar;
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    audit::{Audit, Reported},
+    progress::Progress,
+    proxy::Proxy,
+    script::{Script, Step},
+    server::Server,
+    workload::Schedule,
+};
+
+/// How long a client may go on after the last message was handed to it.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Sends messages through a network that breaks, and counts what arrives.
+#[derive(Parser, Debug)]
+#[command(name = "chaos", disable_help_subcommand = true)]
+struct Arguments {
+    /// Decides when what goes wrong
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Messages that each contender is to deliver
+    #[arg(long, default_value_t = 27_000, value_parser = value_parser!(u64).range(1..=100_000_000))]
+    messages: u64,
+    /// Messages a second
+    #[arg(long, default_value_t = 1_500, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    /// What goes wrong
+    #[arg(long, default_value_t = Script::Mixed)]
+    script: Script,
+    /// The network's round trip, in milliseconds
+    #[arg(long, default_value_t = 50, value_parser = value_parser!(u64).range(0..=10_000))]
+    delay_ms: u64,
+    /// Let only this contender run
+    #[arg(long, value_parser = PossibleValuesParser::new(CONTENDERS.map(|contender| contender.key)))]
+    only: Option<String>,
+    /// Print nothing but the audits, as one line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Role {
+    /// What this program runs of itself as the server
+    #[command(hide = true)]
+    Server { port: u16, ledger: PathBuf },
+}
+
+/// A client that is put to the test.
+struct Contender {
+    /// Its name on the command line and in JSON.
+    key: &'static str,
+    /// Its name for people.
+    name: &'static str,
+    /// Whether it claims to lose, reorder and misreport nothing, and is judged by that.
+    judged: bool,
+    run: fn(Run) -> Pin<Box<dyn Future<Output = Reported> + Send>>,
+}
+
+const CONTENDERS: [Contender; 1] = [Contender {
+    key: "usual",
+    name: "usual loop",
+    judged: false,
+    run: |run| Box::pin(usual::run(run)),
+}];
+
+/// What a contender is asked to do: send the messages of the schedule to the server, each when it is
+/// due and with the text that [`workload::payload`] gives it, and return when all are settled and
+/// the connection is closed.
+struct Run {
+    url: String,
+    schedule: Schedule,
+    progress: Progress,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.role {
+        Some(Role::Server { port, ledger }) => {
+            server::serve(*port, ledger).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
+        None => run(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("chaos: {error}");
+        ExitCode::from(3)
+    })
+}
+
+#[tokio::main]
+async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    tokio::select! {
+        kept = chaos(arguments) => Ok(if kept? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        // The servers and the ledgers go with the future that is dropped here.
+        () = interrupted() => Ok(ExitCode::from(130)),
+    }
+}
+
+/// Runs the contenders side by side and prints the audits. Says whether the judged ones kept their
+/// promises.
+async fn chaos(arguments: &Arguments) -> Result<bool> {
+    let schedule =
+        Schedule { start: Instant::now(), messages: arguments.messages, rate: arguments.rate };
+    let steps = arguments.script.steps(arguments.seed, schedule.span());
+    let delay = Duration::from_millis(arguments.delay_ms) / 2;
+
+    let contenders: Vec<_> = CONTENDERS
+        .iter()
+        .filter(|contender| arguments.only.as_deref().is_none_or(|only| only == contender.key))
+        .collect();
+    let screen = progress::screen(!arguments.json);
+    let trials = contenders.iter().map(|contender| {
+        let bar = progress::bar(&screen, contender.name, arguments.messages);
+        trial(contender, schedule, &steps, delay, bar)
+    });
+    let audits = try_join_all(trials).await?;
+    screen.clear()?;
+
+    let named = |name: fn(&Contender) -> &'static str| -> Vec<_> {
+        let names = contenders.iter().map(|contender| name(contender));
+        names.zip(audits.iter().copied()).collect()
+    };
+    if arguments.json {
+        let run = json!({
+            "script": arguments.script.to_string(),
+            "seed": arguments.seed,
+            "messages": arguments.messages,
+            "rate": arguments.rate,
+            "delay_ms": arguments.delay_ms,
+            "faults": steps.len(),
+        });
+        let run = run.as_object().expect("it is an object").clone();
+        println!("{}", report::line(run, &named(|contender| contender.key)));
+    } else {
+        println!(
+            "script {}, seed {}: {} faults, {} messages, {} a second, round trip {} ms\n\n{}",
+            arguments.script,
+            arguments.seed,
+            steps.len(),
+            arguments.messages,
+            arguments.rate,
+            arguments.delay_ms,
+            report::table(&named(|contender| contender.name)),
+        );
+    }
+    Ok(contenders.iter().zip(&audits).all(|(contender, audit)| !contender.judged || audit.kept()))
+}
+
+/// Runs one contender against a server and a proxy of its own.
+async fn trial(
+    contender: &Contender,
+    schedule: Schedule,
+    steps: &[Step],
+    delay: Duration,
+    bar: ProgressBar,
+) -> Result<Audit> {
+    let folder = tempfile::Builder::new().prefix("chaos-").tempdir()?;
+    let ledger = folder.path().join("ledger");
+    let mut server = Server::start(ledger.clone()).await?;
+    let proxy = Proxy::start(server.address(), delay)?;
+    let progress = Progress::new();
+
+    let (reported, took) = tokio::select! {
+        outcome = async {
+            tokio::try_join!(
+                client(contender, &proxy, schedule, &progress),
+                async {
+                    faults::play(steps, schedule, &proxy, &mut server, &progress).await?;
+                    Ok(())
+                },
+            )
+        } => outcome?.0,
+        Err(error) = progress.draw(bar, &ledger) => return Err(error.into()),
+    };
+    proxy.finish().await?;
+    server.finish().await?;
+
+    let arrivals = ledger::Tail::open(&ledger)?.read()?;
+    Ok(Audit::of(&reported, &arrivals, took))
+}
+
+/// Lets the contender run. Says what it reports, and how long it took.
+async fn client(
+    contender: &Contender,
+    proxy: &Proxy,
+    schedule: Schedule,
+    progress: &Progress,
+) -> Result<(Reported, Duration)> {
+    // A task of its own, so that it shares no turn with the proxy; it ends with the set.
+    let mut tasks = JoinSet::new();
+    tasks.spawn((contender.run)(Run {
+        url: format!("ws://{}/", proxy.address()),
+        schedule,
+        progress: progress.clone(),
+    }));
+    let limit = schedule.span() + SETTLE_LIMIT;
+    let reported = timeout(limit, tasks.join_next())
+        .await
+        .map_err(|_| format!("{} does not finish", contender.name))?
+        .expect("a task was spawned")
+        .map_err(|error| format!("{}: {error}", contender.name))?;
+    Ok((reported, schedule.start.elapsed()))
+}
+
+/// Returns when the user, or whoever started this process, wants it to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
