@@ -15,6 +15,7 @@
 //! arguments that make no sense, 3 if the experiment itself failed, 130 if it was interrupted.
 
 mod audit;
+mod bowline;
 mod faults;
 mod ledger;
 mod port;
@@ -96,12 +97,20 @@ struct Contender {
     run: fn(Run) -> Pin<Box<dyn Future<Output = Reported> + Send>>,
 }
 
-const CONTENDERS: [Contender; 1] = [Contender {
-    key: "usual",
-    name: "usual loop",
-    judged: false,
-    run: |run| Box::pin(usual::run(run)),
-}];
+const CONTENDERS: [Contender; 2] = [
+    Contender {
+        key: "usual",
+        name: "usual loop",
+        judged: false,
+        run: |run| Box::pin(usual::run(run)),
+    },
+    Contender {
+        key: "bowline",
+        name: "bowline",
+        judged: true,
+        run: |run| Box::pin(bowline::run(run)),
+    },
+];
 
 /// What a contender is asked to do: send the messages of the schedule to the server, each when it is
 /// due and with the text that [`workload::payload`] gives it, and return when all are settled and

@@ -1,0 +1,99 @@
+//! Bowline at level `Received`: the same messages over the same network.
+//!
+//! The loop is gone: messages are sent once and their receipts awaited, and that is all. Only the
+//! limits differ from the defaults. Faults come about once a second here, so a backoff that waits
+//! for up to half a minute, as is right for a server that is down, would sit most of the run out.
+
+use std::{future::pending, time::Duration};
+
+use bowline_tokio::{Backoff, Builder, Phase, Receipt, ReceiptError};
+use tokio::sync::mpsc;
+
+use crate::{
+    Run,
+    audit::{Numbers, Reported},
+    progress::Link,
+    workload::payload,
+};
+
+/// How long the client may take for what is left at the end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(run: Run) -> Reported {
+    let Run { url, schedule, progress } = run;
+    let (client, inbound) = Builder::new(url)
+        .backoff(Backoff {
+            base: Duration::from_millis(100),
+            cap: Duration::from_millis(500),
+            ..Backoff::default()
+        })
+        .configure(|config| {
+            config.connection.dial_limit = Duration::from_secs(5);
+            config.connection.ping_interval = Duration::from_secs(1);
+            config.connection.pong_limit = Duration::from_secs(2);
+        })
+        .start()
+        .expect("the settings are valid");
+    // The server says nothing but pongs.
+    drop(inbound);
+
+    let mut status = client.status();
+    let watch = async {
+        loop {
+            let now = *status.borrow_and_update();
+            progress.link(match now.phase {
+                Phase::Idle | Phase::Dialing | Phase::Greeting => Link::Dialing,
+                Phase::Up | Phase::Suspect | Phase::Closing => Link::Up,
+                Phase::Waiting { redial_at } => {
+                    Link::Waiting { redial_at: client.time_of(redial_at) }
+                }
+                Phase::Stopped { .. } => Link::Done,
+            });
+            if status.changed().await.is_err() {
+                // The client is done, and so is this in a moment.
+                return pending::<()>().await;
+            }
+        }
+    };
+
+    let (keep, mut receipts) = mpsc::unbounded_channel::<(u64, Receipt)>();
+    let produce = async {
+        for number in 0..schedule.messages {
+            schedule.due(number).await;
+            progress.sent();
+            match client.send(payload(number)).await {
+                Ok(receipt) => keep.send((number, receipt)).expect("the receiver is below"),
+                Err(error) => panic!("message {number} was not taken: {error}"),
+            }
+        }
+        drop(keep);
+    };
+    let settle = async {
+        let (mut delivered, mut failed) = (Numbers::default(), Numbers::default());
+        while let Some((number, receipt)) = receipts.recv().await {
+            match receipt.await {
+                Ok(()) => {
+                    delivered.insert(number);
+                }
+                Err(ReceiptError::Failed(_)) => {
+                    failed.insert(number);
+                }
+                Err(error) => panic!("message {number} has no outcome: {error}"),
+            }
+        }
+        (delivered, failed)
+    };
+    let work = async {
+        let ((), (delivered, failed)) = tokio::join!(produce, settle);
+        let closed = client.close(DRAIN_LIMIT).await;
+        assert!(closed.is_ok_and(|report| report.is_clean()), "every failure was awaited");
+        (delivered, failed)
+    };
+    let (delivered, failed) = tokio::select! {
+        outcome = work => outcome,
+        () = watch => unreachable!("it never ends"),
+    };
+    let reconnects = client.stats().client.connection.links.saturating_sub(1);
+    progress.link(Link::Done);
+    Reported { handed: schedule.messages, delivered, failed, reconnects }
+}
