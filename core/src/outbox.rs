@@ -771,6 +771,9 @@ pub struct Outbox {
     state: OutboxState,
     /// `NONE` while the link is down.
     attempt: Attempt,
+    /// The last attempt that was up. What was sent on it is still marked with it, so no link comes
+    /// up on it again.
+    newest: Attempt,
     /// The drain's deadline; pushes are refused while there is one.
     closing: Option<Instant>,
 
@@ -860,6 +863,7 @@ impl Outbox {
             now: Instant::ZERO,
             state: OutboxState::Down,
             attempt: Attempt::NONE,
+            newest: Attempt::NONE,
             closing: None,
             slots: VecDeque::new(),
             epochs: VecDeque::from([Epoch { first, id, acked_to: Seq::new(0) }]),
@@ -984,6 +988,12 @@ impl Outbox {
     /// Counters since the beginning.
     pub fn stats(&self) -> OutboxStats {
         self.stats
+    }
+
+    /// How many slots and timers there are, dead ones included: for tests of the bound on memory.
+    #[doc(hidden)]
+    pub fn footprint(&self) -> (usize, usize) {
+        (self.slots.len(), self.expiry.len())
     }
 
     /// The settings.
@@ -1159,13 +1169,13 @@ impl Outbox {
         use OutboxState as S;
         let now = self.now;
         match (self.state, event) {
-            (S::Down, E::Up(attempt)) => self.link_up(attempt),
+            (S::Down, E::Up(attempt)) if attempt > self.newest => self.link_up(attempt),
             // A link that comes up anew was down between.
-            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt)) => {
-                if attempt != self.attempt {
-                    self.link_down(false);
-                    self.link_up(attempt);
-                }
+            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt))
+                if attempt > self.newest =>
+            {
+                self.link_down(false);
+                self.link_up(attempt);
             }
             (S::Probing { .. } | S::Open | S::Held { .. }, E::Down { accused }) => {
                 self.link_down(accused);
@@ -1205,6 +1215,12 @@ impl Outbox {
 
             // Ignored: already so.
             (S::Down, E::Down { .. }) => {}
+            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt))
+                if attempt == self.attempt => {}
+            // Ignored and counted: an attempt that is over does not come back.
+            (S::Down | S::Probing { .. } | S::Open | S::Held { .. }, E::Up(_)) => {
+                count(&mut self.stats.stale);
+            }
             // Ignored and counted: there is no attempt that could say so.
             (
                 S::Down,
@@ -1220,6 +1236,7 @@ impl Outbox {
 
     fn link_up(&mut self, attempt: Attempt) {
         self.attempt = attempt;
+        self.newest = attempt;
         self.state = self.state_of_link();
         self.ask_at = self.now + self.config.receipt_repeat_interval;
         self.rewind();
