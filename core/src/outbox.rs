@@ -839,6 +839,10 @@ pub struct Outbox {
     /// Whether that ping was not answered yet.
     ping_outstanding: bool,
     since_ping: Amount,
+    /// The last message that was handed over and settled without a word of the peer: flushed,
+    /// cancelled, expired. Until a pong covers it, it may be what kills the connection. (One of
+    /// level Acked is a ghost until it is answered.)
+    unheard: Option<Seq>,
     /// When to ask again for what is not covered.
     ask_at: Instant,
     /// The message whose ack is waited for, and until when.
@@ -896,6 +900,7 @@ impl Outbox {
             pinged: None,
             ping_outstanding: false,
             since_ping: Amount::default(),
+            unheard: None,
             ask_at: Instant::NEVER,
             ack_subject: None,
             overdue_at: Instant::NEVER,
@@ -1261,11 +1266,13 @@ impl Outbox {
         self.flushed_to = self.head;
         self.covered_to = self.head;
         self.awaited = self.head;
+        self.unheard = None;
     }
 
     fn link_down(&mut self, accused: bool) {
         let head = self.find(self.head).filter(|&place| self.is_in_flight(place));
-        let alone = head.filter(|_| self.in_flight.messages == 1);
+        let others = self.in_flight.messages + self.ghosts > 1 || self.unheard.is_some();
+        let alone = head.filter(|_| !others);
         self.probe |= self.in_flight.messages > 0 && self.overdue == Overdue::No;
 
         // Nothing is in flight on no attempt: all of it is queued again where it stands.
@@ -1283,10 +1290,11 @@ impl Outbox {
         self.paused = false;
         let by_us = core::mem::replace(&mut self.overdue, Overdue::No) != Overdue::No;
 
-        let Some(head) = alone else { return };
+        // An end that the outbox asked for blames nobody: what there was to charge has been charged.
+        let Some(head) = alone.filter(|_| !by_us) else { return };
         if accused {
             self.charge(head);
-        } else if !by_us {
+        } else {
             self.deaths = self.deaths.saturating_add(1);
             if self.suspected().is_some() && self.config.on_suspected == OnSuspected::Settle {
                 self.fail(head, FailReason::Suspected);
@@ -1299,6 +1307,7 @@ impl Outbox {
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
             self.flushed_to = slot.seq.next();
             if slot.level == Level::Written && self.is_in_flight(place) {
+                self.unheard = self.unheard.max(Some(slot.seq));
                 self.deliver(place);
             }
             place += 1;
@@ -1316,6 +1325,7 @@ impl Outbox {
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
         }
+        self.unheard = self.unheard.filter(|&unheard| unheard > seq);
         let mut place = self.place(self.covered_to);
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
@@ -1579,6 +1589,9 @@ impl Outbox {
         }
         let seq = slot.seq;
         let fate = if seq < self.fresh_from { Fate::MaybeDelivered } else { Fate::NotSent };
+        if self.is_in_flight(place) && slot.level != Level::Acked {
+            self.unheard = self.unheard.max(Some(seq));
+        }
         self.release(place, Stage::Failed(reason, fate));
         self.failed.push_back(seq);
         count(&mut self.stats.failed[reason as usize]);
