@@ -1372,7 +1372,8 @@ impl Outbox {
                 Nack::Transient if in_flight => {
                     hold = true;
                     outbox.recall(place);
-                    if outbox.slots[place].seq == outbox.head {
+                    // Once the end of the attempt was asked for, this transmission is paid for.
+                    if outbox.slots[place].seq == outbox.head && outbox.overdue == Overdue::No {
                         outbox.charge(place);
                     }
                 }
