@@ -2014,7 +2014,11 @@ enum Answered {
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
     pub next_seq: Seq,
-    /// The messages in their order; those that were transmitted come first.
+    /// The last number that was ever transmitted, 0 if none; the message may be settled since. What
+    /// was transmitted comes first, so this says of each message whether it was, and which
+    /// answers of the peer are legal.
+    pub sent_to: Seq,
+    /// The messages in their order.
     pub messages: Vec<SavedMessage>,
     /// Charges to the budget of the head.
     pub charges: u32,
@@ -2042,8 +2046,6 @@ pub struct SavedMessage {
     pub ttl: Option<Duration>,
     /// Its coalescing key.
     pub key: Option<Key>,
-    /// Whether it was ever handed over.
-    pub transmitted: bool,
     /// Its outcome, if it has one that was not reported.
     pub outcome: Option<SavedOutcome>,
 }
@@ -2085,8 +2087,8 @@ pub enum RestoreRefused {
     /// A message is of a level that the transport or dialect cannot do.
     #[error("message {0} is of a level that is not to be had here")]
     Level(Seq),
-    /// It is not what a snapshot can be: numbers that do not rise, transmitted messages behind
-    /// others, a body missing.
+    /// It is not what a snapshot can be: numbers that do not rise or were never given out, a body
+    /// missing.
     #[error("it contradicts itself at message {0}")]
     Inconsistent(Seq),
 }
@@ -2107,12 +2109,12 @@ impl Outbox {
                 level: slot.level,
                 ttl: (slot.expires_at != Instant::NEVER).then(|| slot.expires_at.since(self.now)),
                 key: slot.key.clone(),
-                transmitted: slot.seq < self.fresh_from,
                 outcome,
             })
         });
         Snapshot {
             next_seq: self.next,
+            sent_to: Seq::new(self.fresh_from.get() - 1),
             messages: messages.collect(),
             charges: self.charges,
             deaths: self.deaths,
@@ -2148,7 +2150,7 @@ impl Outbox {
         let first = snapshot.messages.first().map_or(snapshot.next_seq, |saved| saved.id.seq);
         outbox.head = first;
         outbox.report = first;
-        outbox.fresh_from = first;
+        outbox.fresh_from = snapshot.sent_to.next();
         for saved in snapshot.messages {
             outbox.load(saved);
         }
@@ -2169,6 +2171,9 @@ impl Outbox {
         if snapshot.next_seq.get() == 0 || snapshot.next_seq.get() > u64::MAX / 2 {
             return Err(RestoreRefused::Inconsistent(snapshot.next_seq));
         }
+        if snapshot.sent_to >= snapshot.next_seq {
+            return Err(RestoreRefused::Inconsistent(snapshot.sent_to));
+        }
         let mut before: Option<&SavedMessage> = None;
         let mut held = Amount::default();
         let mut outboxes: Vec<OutboxId> = Vec::new();
@@ -2180,9 +2185,6 @@ impl Outbox {
             if seq < least || seq >= snapshot.next_seq || saved.id.outbox == fresh {
                 return inconsistent;
             }
-            if saved.transmitted && before.is_some_and(|before| !before.transmitted) {
-                return inconsistent;
-            }
             if outboxes.last() != Some(&saved.id.outbox) {
                 if outboxes.contains(&saved.id.outbox) {
                     return inconsistent;
@@ -2192,8 +2194,8 @@ impl Outbox {
             if saved.body.is_none() != (saved.outcome == Some(SavedOutcome::Delivered)) {
                 return inconsistent;
             }
-            if let (Some(key), false, None) = (&saved.key, saved.transmitted, saved.outcome) {
-                if !keys.insert(key) {
+            if let (Some(key), None) = (&saved.key, saved.outcome) {
+                if seq > snapshot.sent_to && !keys.insert(key) {
                     return inconsistent;
                 }
             }
@@ -2220,9 +2222,6 @@ impl Outbox {
         if self.epochs.back().is_none_or(|epoch| epoch.id != outbox) {
             self.epochs.push_back(Epoch { first: seq, id: outbox, acked_to: Seq::new(0) });
         }
-        if saved.transmitted {
-            self.fresh_from = seq.next();
-        }
         let (stage, expires_at) = match saved.outcome {
             None => (Stage::Live, self.expiry_of(ttl, seq)),
             Some(SavedOutcome::Delivered) => (Stage::Delivered, Instant::NEVER),
@@ -2236,7 +2235,7 @@ impl Outbox {
             Stage::Live => {
                 self.live += 1;
                 self.held.add(size);
-                if !saved.transmitted {
+                if seq >= self.fresh_from {
                     self.fresh.add(size);
                     if let Some(key) = &slot.key {
                         self.keys.insert(key.clone(), seq);
