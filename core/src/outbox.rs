@@ -2261,9 +2261,8 @@ pub struct OutboxView {
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     failed: Vec<i64>,
-    /// Report, fresh, cursor, flushed, covered, pinged, ack subject.
-    cursors: [Option<i64>; 7],
-    acked_to: Vec<i64>,
+    /// Report, fresh, cursor, flushed, covered, pinged, unheard, ack subject.
+    cursors: [Option<i64>; 8],
     head: [u32; 3],
     probe: bool,
     hold_in: Duration,
@@ -2295,6 +2294,9 @@ impl Outbox {
             at => Instant::from_micros(at.as_micros().saturating_sub(self.now.as_micros())),
         };
         let from_head = |seq: Seq| seq.get().wrapping_sub(self.head.get()) as i64;
+        // A cursor that lags behind the first slot does so by any number, and means the same.
+        let floor = self.slots.front().map_or(self.next, |slot| slot.seq);
+        let floor = Seq::new(floor.get().saturating_sub(1));
         let slot = |slot: &Slot| SlotView {
             seq: from_head(slot.seq),
             epoch: self.epoch_of(slot.seq),
@@ -2325,10 +2327,10 @@ impl Outbox {
                 Some(self.flushed_to),
                 Some(self.covered_to),
                 self.pinged,
+                self.unheard,
                 self.ack_subject,
             ]
-            .map(|cursor| cursor.map(from_head)),
-            acked_to: self.epochs.iter().map(|epoch| from_head(epoch.acked_to)).collect(),
+            .map(|cursor| cursor.map(|seq| from_head(seq.max(floor)))),
             head: [self.charges, self.deaths, self.nacks],
             probe: self.probe,
             hold_in: self.hold_until.since(self.now),
