@@ -771,6 +771,9 @@ pub struct Outbox {
     state: OutboxState,
     /// `NONE` while the link is down.
     attempt: Attempt,
+    /// The last attempt that was up. What was sent on it is still marked with it, so no link comes
+    /// up on it again.
+    newest: Attempt,
     /// The drain's deadline; pushes are refused while there is one.
     closing: Option<Instant>,
 
@@ -836,6 +839,10 @@ pub struct Outbox {
     /// Whether that ping was not answered yet.
     ping_outstanding: bool,
     since_ping: Amount,
+    /// The last message that was handed over and settled without a word of the peer: flushed,
+    /// cancelled, expired. Until a pong covers it, it may be what kills the connection. (One of
+    /// level Acked is a ghost until it is answered.)
+    unheard: Option<Seq>,
     /// When to ask again for what is not covered.
     ask_at: Instant,
     /// The message whose ack is waited for, and until when.
@@ -860,6 +867,7 @@ impl Outbox {
             now: Instant::ZERO,
             state: OutboxState::Down,
             attempt: Attempt::NONE,
+            newest: Attempt::NONE,
             closing: None,
             slots: VecDeque::new(),
             epochs: VecDeque::from([Epoch { first, id, acked_to: Seq::new(0) }]),
@@ -892,6 +900,7 @@ impl Outbox {
             pinged: None,
             ping_outstanding: false,
             since_ping: Amount::default(),
+            unheard: None,
             ask_at: Instant::NEVER,
             ack_subject: None,
             overdue_at: Instant::NEVER,
@@ -984,6 +993,12 @@ impl Outbox {
     /// Counters since the beginning.
     pub fn stats(&self) -> OutboxStats {
         self.stats
+    }
+
+    /// How many slots and timers there are, dead ones included: for tests of the bound on memory.
+    #[doc(hidden)]
+    pub fn footprint(&self) -> (usize, usize) {
+        (self.slots.len(), self.expiry.len())
     }
 
     /// The settings.
@@ -1159,13 +1174,13 @@ impl Outbox {
         use OutboxState as S;
         let now = self.now;
         match (self.state, event) {
-            (S::Down, E::Up(attempt)) => self.link_up(attempt),
+            (S::Down, E::Up(attempt)) if attempt > self.newest => self.link_up(attempt),
             // A link that comes up anew was down between.
-            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt)) => {
-                if attempt != self.attempt {
-                    self.link_down(false);
-                    self.link_up(attempt);
-                }
+            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt))
+                if attempt > self.newest =>
+            {
+                self.link_down(false);
+                self.link_up(attempt);
             }
             (S::Probing { .. } | S::Open | S::Held { .. }, E::Down { accused }) => {
                 self.link_down(accused);
@@ -1205,6 +1220,12 @@ impl Outbox {
 
             // Ignored: already so.
             (S::Down, E::Down { .. }) => {}
+            (S::Probing { .. } | S::Open | S::Held { .. }, E::Up(attempt))
+                if attempt == self.attempt => {}
+            // Ignored and counted: an attempt that is over does not come back.
+            (S::Down | S::Probing { .. } | S::Open | S::Held { .. }, E::Up(_)) => {
+                count(&mut self.stats.stale);
+            }
             // Ignored and counted: there is no attempt that could say so.
             (
                 S::Down,
@@ -1220,6 +1241,7 @@ impl Outbox {
 
     fn link_up(&mut self, attempt: Attempt) {
         self.attempt = attempt;
+        self.newest = attempt;
         self.state = self.state_of_link();
         self.ask_at = self.now + self.config.receipt_repeat_interval;
         self.rewind();
@@ -1244,11 +1266,13 @@ impl Outbox {
         self.flushed_to = self.head;
         self.covered_to = self.head;
         self.awaited = self.head;
+        self.unheard = None;
     }
 
     fn link_down(&mut self, accused: bool) {
         let head = self.find(self.head).filter(|&place| self.is_in_flight(place));
-        let alone = head.filter(|_| self.in_flight.messages == 1);
+        let others = self.in_flight.messages + self.ghosts > 1 || self.unheard.is_some();
+        let alone = head.filter(|_| !others);
         self.probe |= self.in_flight.messages > 0 && self.overdue == Overdue::No;
 
         // Nothing is in flight on no attempt: all of it is queued again where it stands.
@@ -1266,10 +1290,11 @@ impl Outbox {
         self.paused = false;
         let by_us = core::mem::replace(&mut self.overdue, Overdue::No) != Overdue::No;
 
-        let Some(head) = alone else { return };
+        // An end that the outbox asked for blames nobody: what there was to charge has been charged.
+        let Some(head) = alone.filter(|_| !by_us) else { return };
         if accused {
             self.charge(head);
-        } else if !by_us {
+        } else {
             self.deaths = self.deaths.saturating_add(1);
             if self.suspected().is_some() && self.config.on_suspected == OnSuspected::Settle {
                 self.fail(head, FailReason::Suspected);
@@ -1282,6 +1307,7 @@ impl Outbox {
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
             self.flushed_to = slot.seq.next();
             if slot.level == Level::Written && self.is_in_flight(place) {
+                self.unheard = self.unheard.max(Some(slot.seq));
                 self.deliver(place);
             }
             place += 1;
@@ -1299,6 +1325,7 @@ impl Outbox {
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
         }
+        self.unheard = self.unheard.filter(|&unheard| unheard > seq);
         let mut place = self.place(self.covered_to);
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
@@ -1345,7 +1372,8 @@ impl Outbox {
                 Nack::Transient if in_flight => {
                     hold = true;
                     outbox.recall(place);
-                    if outbox.slots[place].seq == outbox.head {
+                    // Once the end of the attempt was asked for, this transmission is paid for.
+                    if outbox.slots[place].seq == outbox.head && outbox.overdue == Overdue::No {
                         outbox.charge(place);
                     }
                 }
@@ -1562,6 +1590,9 @@ impl Outbox {
         }
         let seq = slot.seq;
         let fate = if seq < self.fresh_from { Fate::MaybeDelivered } else { Fate::NotSent };
+        if self.is_in_flight(place) && slot.level != Level::Acked {
+            self.unheard = self.unheard.max(Some(seq));
+        }
         self.release(place, Stage::Failed(reason, fate));
         self.failed.push_back(seq);
         count(&mut self.stats.failed[reason as usize]);
@@ -1983,7 +2014,11 @@ enum Answered {
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
     pub next_seq: Seq,
-    /// The messages in their order; those that were transmitted come first.
+    /// The last number that was ever transmitted, 0 if none; the message may be settled since. What
+    /// was transmitted comes first, so this says of each message whether it was, and which
+    /// answers of the peer are legal.
+    pub sent_to: Seq,
+    /// The messages in their order.
     pub messages: Vec<SavedMessage>,
     /// Charges to the budget of the head.
     pub charges: u32,
@@ -2011,8 +2046,6 @@ pub struct SavedMessage {
     pub ttl: Option<Duration>,
     /// Its coalescing key.
     pub key: Option<Key>,
-    /// Whether it was ever handed over.
-    pub transmitted: bool,
     /// Its outcome, if it has one that was not reported.
     pub outcome: Option<SavedOutcome>,
 }
@@ -2054,8 +2087,8 @@ pub enum RestoreRefused {
     /// A message is of a level that the transport or dialect cannot do.
     #[error("message {0} is of a level that is not to be had here")]
     Level(Seq),
-    /// It is not what a snapshot can be: numbers that do not rise, transmitted messages behind
-    /// others, a body missing.
+    /// It is not what a snapshot can be: numbers that do not rise or were never given out, a body
+    /// missing.
     #[error("it contradicts itself at message {0}")]
     Inconsistent(Seq),
 }
@@ -2076,12 +2109,12 @@ impl Outbox {
                 level: slot.level,
                 ttl: (slot.expires_at != Instant::NEVER).then(|| slot.expires_at.since(self.now)),
                 key: slot.key.clone(),
-                transmitted: slot.seq < self.fresh_from,
                 outcome,
             })
         });
         Snapshot {
             next_seq: self.next,
+            sent_to: Seq::new(self.fresh_from.get() - 1),
             messages: messages.collect(),
             charges: self.charges,
             deaths: self.deaths,
@@ -2117,7 +2150,7 @@ impl Outbox {
         let first = snapshot.messages.first().map_or(snapshot.next_seq, |saved| saved.id.seq);
         outbox.head = first;
         outbox.report = first;
-        outbox.fresh_from = first;
+        outbox.fresh_from = snapshot.sent_to.next();
         for saved in snapshot.messages {
             outbox.load(saved);
         }
@@ -2138,6 +2171,9 @@ impl Outbox {
         if snapshot.next_seq.get() == 0 || snapshot.next_seq.get() > u64::MAX / 2 {
             return Err(RestoreRefused::Inconsistent(snapshot.next_seq));
         }
+        if snapshot.sent_to >= snapshot.next_seq {
+            return Err(RestoreRefused::Inconsistent(snapshot.sent_to));
+        }
         let mut before: Option<&SavedMessage> = None;
         let mut held = Amount::default();
         let mut outboxes: Vec<OutboxId> = Vec::new();
@@ -2149,9 +2185,6 @@ impl Outbox {
             if seq < least || seq >= snapshot.next_seq || saved.id.outbox == fresh {
                 return inconsistent;
             }
-            if saved.transmitted && before.is_some_and(|before| !before.transmitted) {
-                return inconsistent;
-            }
             if outboxes.last() != Some(&saved.id.outbox) {
                 if outboxes.contains(&saved.id.outbox) {
                     return inconsistent;
@@ -2161,8 +2194,8 @@ impl Outbox {
             if saved.body.is_none() != (saved.outcome == Some(SavedOutcome::Delivered)) {
                 return inconsistent;
             }
-            if let (Some(key), false, None) = (&saved.key, saved.transmitted, saved.outcome) {
-                if !keys.insert(key) {
+            if let (Some(key), None) = (&saved.key, saved.outcome) {
+                if seq > snapshot.sent_to && !keys.insert(key) {
                     return inconsistent;
                 }
             }
@@ -2189,9 +2222,6 @@ impl Outbox {
         if self.epochs.back().is_none_or(|epoch| epoch.id != outbox) {
             self.epochs.push_back(Epoch { first: seq, id: outbox, acked_to: Seq::new(0) });
         }
-        if saved.transmitted {
-            self.fresh_from = seq.next();
-        }
         let (stage, expires_at) = match saved.outcome {
             None => (Stage::Live, self.expiry_of(ttl, seq)),
             Some(SavedOutcome::Delivered) => (Stage::Delivered, Instant::NEVER),
@@ -2205,7 +2235,7 @@ impl Outbox {
             Stage::Live => {
                 self.live += 1;
                 self.held.add(size);
-                if !saved.transmitted {
+                if seq >= self.fresh_from {
                     self.fresh.add(size);
                     if let Some(key) = &slot.key {
                         self.keys.insert(key.clone(), seq);
@@ -2231,9 +2261,8 @@ pub struct OutboxView {
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     failed: Vec<i64>,
-    /// Report, fresh, cursor, flushed, covered, pinged, ack subject.
-    cursors: [Option<i64>; 7],
-    acked_to: Vec<i64>,
+    /// Report, fresh, cursor, flushed, covered, pinged, unheard, ack subject.
+    cursors: [Option<i64>; 8],
     head: [u32; 3],
     probe: bool,
     hold_in: Duration,
@@ -2265,6 +2294,9 @@ impl Outbox {
             at => Instant::from_micros(at.as_micros().saturating_sub(self.now.as_micros())),
         };
         let from_head = |seq: Seq| seq.get().wrapping_sub(self.head.get()) as i64;
+        // A cursor that lags behind the first slot does so by any number, and means the same.
+        let floor = self.slots.front().map_or(self.next, |slot| slot.seq);
+        let floor = Seq::new(floor.get().saturating_sub(1));
         let slot = |slot: &Slot| SlotView {
             seq: from_head(slot.seq),
             epoch: self.epoch_of(slot.seq),
@@ -2295,10 +2327,10 @@ impl Outbox {
                 Some(self.flushed_to),
                 Some(self.covered_to),
                 self.pinged,
+                self.unheard,
                 self.ack_subject,
             ]
-            .map(|cursor| cursor.map(from_head)),
-            acked_to: self.epochs.iter().map(|epoch| from_head(epoch.acked_to)).collect(),
+            .map(|cursor| cursor.map(|seq| from_head(seq.max(floor)))),
             head: [self.charges, self.deaths, self.nacks],
             probe: self.probe,
             hold_in: self.hold_until.since(self.now),
