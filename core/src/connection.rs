@@ -567,7 +567,7 @@ impl<R: Rng> Connection<R> {
             }
             (S::Up { .. } | S::Suspect { .. }, E::Heard(_)) => self.hear(),
             (S::Up { stable_at, .. }, E::Tick) if stable_at.has_passed(now) => self.forgive(),
-            (S::Up { ping_at, stable_at }, E::Tick) if ping_at.has_passed(now) => {
+            (S::Up { ping_at, stable_at }, E::Tick) if !self.paused && ping_at.has_passed(now) => {
                 if self.heartbeat != Heartbeat::Written {
                     self.heartbeat = Heartbeat::Owed;
                 }
@@ -587,7 +587,7 @@ impl<R: Rng> Connection<R> {
             (S::Up { .. }, E::Flushed(_)) if self.heartbeat == Heartbeat::Written => {
                 self.ping_flushed();
             }
-            (S::Suspect { dead_at, .. }, E::Tick) if dead_at.has_passed(now) => {
+            (S::Suspect { dead_at, .. }, E::Tick) if !self.paused && dead_at.has_passed(now) => {
                 self.abort(match self.heartbeat {
                     Heartbeat::Flushed => Loss::PongLimit,
                     Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Written => Loss::WriteLimit,

@@ -723,6 +723,18 @@ fn a_transport_that_cannot_ping_may_be_silent_for_ever() {
     assert_eq!(world.link(), Link::Up(a(1)));
 }
 
+#[test]
+fn a_tick_while_paused_ends_nothing_and_owes_nothing() {
+    for mut world in [World::up(), World::suspect()] {
+        let now = world.now;
+        world.say(now, Event::Paused(a(1)));
+        let suspect = matches!(world.state(), State::Suspect { .. });
+        assert_eq!(world.say(now + 25_000, Event::Tick), []);
+        assert_eq!(world.link(), Link::Up(a(1)));
+        assert_eq!(matches!(world.state(), State::Suspect { .. }), suspect);
+    }
+}
+
 // ---- A peer that never answers pings --------------------------------------------------------------
 
 /// H72: with an error that says so, and not by dialing the same deaf peer for ever.
