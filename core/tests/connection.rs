@@ -1232,6 +1232,21 @@ fn a_peer_that_blames_a_message_accuses_and_no_other_loss_does() {
     }
 }
 
+#[test]
+fn an_accusation_is_not_repeated_at_the_end_of_a_later_link() {
+    let mut world = World::up();
+    world.say(3_000, Event::Lost(a(1), Loss::Closed { code: Some(1009) }));
+    assert_eq!(world.link(), Link::Down { accused: true });
+    world.say(4_000, Event::Tick);
+    world.say(4_000, Event::Opened(a(2)));
+    assert_eq!(world.link(), Link::Down { accused: true }, "until the next link is up");
+    world.say(4_000, Event::Greeted(a(2)));
+    world.say(5_000, Event::Stop);
+    assert_eq!(world.link(), Link::Down { accused: false });
+    world.say(5_000, Event::Lost(a(2), Loss::Eof));
+    assert_eq!(world.link(), Link::Down { accused: false });
+}
+
 /// H13
 #[test]
 fn a_failed_dial_and_a_lost_link_are_counted_apart() {
