@@ -758,9 +758,12 @@ impl<R: Rng> Connection<R> {
 
     /// The peer was heard: the silence starts afresh.
     fn hear(&mut self) {
-        if self.heartbeat != Heartbeat::Written {
-            self.heartbeat = Heartbeat::Quiet;
-        }
+        self.heartbeat = match self.heartbeat {
+            Heartbeat::Written => Heartbeat::Written,
+            // A wire that is blocked whenever the peer speaks must not hide that it is deaf.
+            Heartbeat::Owed if !self.answers_pings => Heartbeat::Owed,
+            Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Flushed => Heartbeat::Quiet,
+        };
         if let ConnectionState::Up { stable_at, .. } | ConnectionState::Suspect { stable_at, .. } =
             self.state
         {

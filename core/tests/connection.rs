@@ -818,6 +818,22 @@ fn hearing_the_peer_does_not_put_off_the_first_ping() {
     assert_eq!(world.say(22_000, Event::Heard(a(1))), [Output::Ping(a(1))]);
 }
 
+/// H72: a wire that is blocked whenever the peer speaks does not hide that it never answers.
+#[test]
+fn the_first_ping_stays_owed_though_the_peer_is_heard_before_the_wire_takes_it() {
+    let mut world = World::up_and_not_ponged();
+    world.machine.handle(ms(22_000), Event::Tick);
+    assert!(matches!(world.machine.poll(Wire::Blocked), Output::WaitUntil(_)));
+    assert_eq!(world.say(22_001, Event::Heard(a(1))), [Output::Ping(a(1))]);
+}
+
+#[test]
+fn a_ping_that_waits_for_the_wire_is_dropped_if_a_peer_that_answers_pings_is_heard() {
+    let mut world = World::up();
+    world.machine.handle(ms(22_000), Event::Tick);
+    assert_eq!(world.say(22_001, Event::Heard(a(1))), []);
+}
+
 // ---- Backoff --------------------------------------------------------------------------------------
 
 /// H7: a server that accepts and drops is a server that fails.
