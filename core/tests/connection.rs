@@ -834,6 +834,21 @@ fn a_ping_that_waits_for_the_wire_is_dropped_if_a_peer_that_answers_pings_is_hea
     assert_eq!(world.say(22_001, Event::Heard(a(1))), []);
 }
 
+#[test]
+fn a_first_pong_in_the_same_wake_up_as_the_bytes_that_condemn_the_peer_acquits_it() {
+    let mut world = World::up_and_not_ponged();
+    assert_eq!(world.say(22_000, Event::Tick), [Output::Ping(a(1))]);
+    world.say(22_000, Event::Flushed(a(1)));
+    for now in (23_000..52_000).step_by(1_000) {
+        world.say(now, Event::Heard(a(1)));
+        world.say(now, Event::Flushed(a(1)));
+    }
+    assert_eq!(world.say(52_000, Event::Heard(a(1))), []);
+    assert_eq!(world.say(52_000, Event::Ponged(a(1))), []);
+    assert_eq!(world.say(1_000_000, Event::Heard(a(1))), []);
+    assert_eq!(world.link(), Link::Up(a(1)));
+}
+
 // ---- Backoff --------------------------------------------------------------------------------------
 
 /// H7: a server that accepts and drops is a server that fails.
