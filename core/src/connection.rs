@@ -608,11 +608,11 @@ impl<R: Rng> Connection<R> {
             }
             (S::Greeting { .. }, E::Resumed(_)) => self.paused = false,
             (S::Up { stable_at, .. }, E::Resumed(_)) => {
-                self.paused = false;
+                self.resume();
                 self.state = S::Up { ping_at: self.ping_at(), stable_at };
             }
             (S::Suspect { stable_at, .. }, E::Resumed(_)) => {
-                self.paused = false;
+                self.resume();
                 let limit = match self.heartbeat {
                     Heartbeat::Flushed => self.config.pong_limit,
                     Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Written => {
@@ -789,6 +789,15 @@ impl<R: Rng> Connection<R> {
     fn ping_flushed(&mut self) {
         self.heartbeat = Heartbeat::Flushed;
         self.unanswered_since.get_or_insert(self.now);
+    }
+
+    /// The driver reads again: what the peer said meanwhile, the first pong too, is still to come.
+    fn resume(&mut self) {
+        self.paused = false;
+        self.deaf_at = Instant::NEVER;
+        if let Some(since) = &mut self.unanswered_since {
+            *since = self.now;
+        }
     }
 
     /// Whether the peer had all the time that it could need to answer a first ping, and did not.

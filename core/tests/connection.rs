@@ -849,6 +849,24 @@ fn a_first_pong_in_the_same_wake_up_as_the_bytes_that_condemn_the_peer_acquits_i
     assert_eq!(world.link(), Link::Up(a(1)));
 }
 
+/// H53: a consumer too slow for the first pong to be read must not condemn the peer for good.
+#[test]
+fn a_first_pong_behind_what_a_paused_driver_left_unread_is_waited_for() {
+    let mut world = World::up_and_not_ponged();
+    assert_eq!(world.say(22_000, Event::Tick), [Output::Ping(a(1))]);
+    world.say(22_000, Event::Flushed(a(1)));
+    world.say(22_100, Event::Paused(a(1)));
+    assert_eq!(world.say(90_000, Event::Heard(a(1))), [], "what was read before the pause");
+    world.say(200_000, Event::Resumed(a(1)));
+    for now in (200_000..230_000).step_by(1_000) {
+        for owed in world.say(now, Event::Heard(a(1))) {
+            assert_eq!(owed, Output::Ping(a(1)));
+        }
+    }
+    assert_eq!(world.say(230_000, Event::Ponged(a(1))), []);
+    assert_eq!(world.link(), Link::Up(a(1)));
+}
+
 // ---- Backoff --------------------------------------------------------------------------------------
 
 /// H7: a server that accepts and drops is a server that fails.
