@@ -853,8 +853,10 @@ impl<R: Rng> Connection<R> {
         }
 
         let backoff = self.config.backoff;
-        let before = if hopeless { u32::MAX } else { self.failures - 1 };
-        let ours = backoff.delay(before, self.last_delay, &mut self.rng);
+        // Each policy is at its cap after the longest delay and any number of failures.
+        let (before, last) =
+            if hopeless { (u32::MAX, backoff.cap) } else { (self.failures - 1, self.last_delay) };
+        let ours = backoff.delay(before, last, &mut self.rng);
         self.last_delay = ours;
         let theirs = match verdict {
             Verdict::RetryAfter(range) => {

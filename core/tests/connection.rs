@@ -1253,6 +1253,23 @@ fn a_fatal_loss_after_having_been_up_is_retried_at_the_cap_and_never_stops_the_c
     }
 }
 
+/// H69: whatever the jitter, the ceiling is the cap.
+#[test]
+fn a_fatal_loss_after_having_been_up_is_retried_at_the_cap_with_any_jitter() {
+    let not_found = Loss::Status { status: 404, retry_after: None };
+    for jitter in [Jitter::Full, Jitter::Equal, Jitter::Decorrelated, Jitter::None] {
+        let backoff = Backoff { jitter, ..Backoff::default() };
+        let longest = (0..200).map(|seed| {
+            let mut world = World::with_seed(ConnectionConfig { backoff, ..config() }, seed);
+            world.bring_up(1);
+            world.say(3_000, Event::Lost(a(1), not_found));
+            world.deadline().expect("it dials again").0 - 3_000
+        });
+        let longest = longest.max();
+        assert!(longest.is_some_and(|delay| delay > 25_000), "{jitter:?}: {longest:?}");
+    }
+}
+
 #[test]
 fn a_stop_and_start_do_not_forget_that_it_has_been_up() {
     let mut world = World::up();
