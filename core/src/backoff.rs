@@ -93,7 +93,8 @@ impl Backoff {
             Jitter::Equal => uniform(ceiling / 2, ceiling, rng),
             Jitter::Decorrelated => {
                 let grown = last.max(self.base).saturating_mul(self.factor.saturating_add(1));
-                uniform(self.base.min(self.cap), grown.min(self.cap), rng)
+                // A base of parts of a microsecond is rounded up, and must not pass the cap.
+                uniform(self.base, grown.min(self.cap), rng).min(self.cap)
             }
             Jitter::None => ceiling,
         }

@@ -17,6 +17,10 @@
 //! `ping_interval + write_limit + pong_limit`, while a slow one that moves bytes is left alone.
 //! While the driver is not reading (`Paused`), silence proves nothing and all this rests.
 //!
+//! Until the first pong ever, hearing the peer does not put a ping off. A peer that is still heard
+//! `ping_interval + pong_limit` after that ping was flushed has `pong_limit` more to answer, then
+//! it is taken for one that never will: the one loss that is fatal on a link that is up.
+//!
 //! **Waiting.** The attempt is over and the backoff runs: full jitter below a ceiling that doubles
 //! with each failure in a row, or the server's own time if that is longer. `Nudge` (the network
 //! came back) shortens a backoff of ours, never a server's.
@@ -39,7 +43,7 @@
 //! | Suspect | Took, before the ping is flushed | Suspect, write limit afresh | |
 //! | Suspect | Flushed with the ping in it | Suspect, pong limit starts | |
 //! | Suspect | write or pong limit is over | Waiting | Abort |
-//! | Up, Suspect | Heard, though pings go unanswered for ever | Stopped or Waiting | Abort |
+//! | Up, Suspect | heard for long though no ping was ever answered | Stopped or Waiting | Abort |
 //! | Up, Suspect | Resumed | the same, clocks afresh | |
 //! | Up, Suspect | Overdue | Waiting | Abort |
 //! | Dialing, Greeting | the limit is over | Waiting | Abort |
@@ -344,6 +348,8 @@ pub struct Connection<R> {
     renewals: u32,
     last_delay: Duration,
     last_loss: Option<Loss>,
+    /// The last loss blamed a message, and no link came up since.
+    accused: bool,
     nudge_free_at: Instant,
     /// A link was up before: fatal losses are not believed any more.
     been_up: bool,
@@ -353,8 +359,9 @@ pub struct Connection<R> {
     heartbeat: Heartbeat,
     /// The flush of its first ping that no pong has followed.
     unanswered_since: Option<Instant>,
-    /// The peer was heard so long after that ping that it must have seen it.
-    deaf: bool,
+    /// When the verdict falls on a peer that was heard so long after that ping that it must have
+    /// seen it; `NEVER` if it was not.
+    deaf_at: Instant,
     paused: bool,
     stats: ConnectionStats,
 }
@@ -378,12 +385,13 @@ impl<R: Rng> Connection<R> {
             renewals: 0,
             last_delay: Duration::ZERO,
             last_loss: None,
+            accused: false,
             nudge_free_at: Instant::ZERO,
             been_up: false,
             answers_pings: false,
             heartbeat: Heartbeat::Quiet,
             unanswered_since: None,
-            deaf: false,
+            deaf_at: Instant::NEVER,
             paused: false,
             stats: ConnectionStats::default(),
         })
@@ -448,9 +456,7 @@ impl<R: Rng> Connection<R> {
             | ConnectionState::Greeting { .. }
             | ConnectionState::Closing { .. }
             | ConnectionState::Waiting { .. }
-            | ConnectionState::Stopped { .. } => {
-                Link::Down { accused: self.last_loss.is_some_and(Loss::accuses_a_message) }
-            }
+            | ConnectionState::Stopped { .. } => Link::Down { accused: self.accused },
         }
     }
 
@@ -460,24 +466,27 @@ impl<R: Rng> Connection<R> {
             ConnectionState::Idle | ConnectionState::Stopped { .. } => None,
             ConnectionState::Dialing { give_up_at } => Deadline::new(give_up_at, Timer::Dial),
             ConnectionState::Greeting { give_up_at } => Deadline::new(give_up_at, Timer::Greeting),
-            ConnectionState::Up { .. } | ConnectionState::Suspect { .. } if self.deaf => {
-                Deadline::new(self.now, Timer::Pong)
+            ConnectionState::Up { stable_at, .. } if self.paused => {
+                Deadline::new(stable_at, Timer::Stable)
             }
-            ConnectionState::Up { ping_at, stable_at } => {
-                let ping_at = if self.paused { Instant::NEVER } else { ping_at };
-                Deadline::earlier(
-                    Deadline::new(ping_at, Timer::Ping),
-                    Deadline::new(stable_at, Timer::Stable),
-                )
-            }
+            ConnectionState::Up { ping_at, stable_at } => [
+                Deadline::new(ping_at, Timer::Ping),
+                Deadline::new(stable_at, Timer::Stable),
+                Deadline::new(self.deaf_at, Timer::Pong),
+            ]
+            .into_iter()
+            .fold(None, Deadline::earlier),
             ConnectionState::Suspect { .. } if self.paused => None,
-            ConnectionState::Suspect { dead_at, .. } => Deadline::new(
-                dead_at,
-                match self.heartbeat {
+            ConnectionState::Suspect { dead_at, .. } => {
+                let timer = match self.heartbeat {
                     Heartbeat::Flushed => Timer::Pong,
                     Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Written => Timer::Write,
-                },
-            ),
+                };
+                Deadline::earlier(
+                    Deadline::new(dead_at, timer),
+                    Deadline::new(self.deaf_at, Timer::Pong),
+                )
+            }
             ConnectionState::Closing { cut_at } => Deadline::new(cut_at, Timer::Close),
             ConnectionState::Waiting { redial_at, .. } => Deadline::new(redial_at, Timer::Redial),
         }
@@ -534,6 +543,7 @@ impl<R: Rng> Connection<R> {
 
             (S::Greeting { .. }, E::Greeted(_)) => {
                 self.been_up = true;
+                self.accused = false;
                 self.stats.links = self.stats.links.saturating_add(1);
                 self.state =
                     S::Up { ping_at: self.ping_at(), stable_at: now + self.config.stable_after };
@@ -545,17 +555,8 @@ impl<R: Rng> Connection<R> {
             (S::Up { .. } | S::Suspect { .. }, E::Ponged(_)) => {
                 self.answers_pings = true;
                 self.unanswered_since = None;
-                self.deaf = false;
+                self.deaf_at = Instant::NEVER;
                 self.hear();
-            }
-            // Bytes come, but a ping that was flushed long ago was never answered, and none ever
-            // was: this peer does not speak the whole protocol, and no reconnect will teach it.
-            // The verdict waits for the clock, because these bytes may hold the first pong.
-            (S::Up { .. } | S::Suspect { .. }, E::Heard(_)) if self.is_deaf_to_pings() => {
-                self.deaf = true;
-            }
-            (S::Up { .. } | S::Suspect { .. }, E::Tick) if self.deaf => {
-                self.abort(Loss::NeverPonged);
             }
             // Until the first pong ever, hearing the peer does not put the ping off: whether it
             // answers pings must come to light even if it is never silent.
@@ -567,7 +568,7 @@ impl<R: Rng> Connection<R> {
             }
             (S::Up { .. } | S::Suspect { .. }, E::Heard(_)) => self.hear(),
             (S::Up { stable_at, .. }, E::Tick) if stable_at.has_passed(now) => self.forgive(),
-            (S::Up { ping_at, stable_at }, E::Tick) if ping_at.has_passed(now) => {
+            (S::Up { ping_at, stable_at }, E::Tick) if !self.paused && ping_at.has_passed(now) => {
                 if self.heartbeat != Heartbeat::Written {
                     self.heartbeat = Heartbeat::Owed;
                 }
@@ -587,11 +588,19 @@ impl<R: Rng> Connection<R> {
             (S::Up { .. }, E::Flushed(_)) if self.heartbeat == Heartbeat::Written => {
                 self.ping_flushed();
             }
-            (S::Suspect { dead_at, .. }, E::Tick) if dead_at.has_passed(now) => {
+            (S::Suspect { dead_at, .. }, E::Tick) if !self.paused && dead_at.has_passed(now) => {
                 self.abort(match self.heartbeat {
                     Heartbeat::Flushed => Loss::PongLimit,
                     Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Written => Loss::WriteLimit,
                 });
+            }
+
+            // Bytes came long after a ping that was never answered, and none ever was: this peer
+            // does not speak the whole protocol, and no reconnect will teach it.
+            (S::Up { .. } | S::Suspect { .. }, E::Tick)
+                if !self.paused && self.deaf_at.has_passed(now) =>
+            {
+                self.abort(Loss::NeverPonged);
             }
 
             (S::Greeting { .. } | S::Up { .. } | S::Suspect { .. }, E::Paused(_)) => {
@@ -599,11 +608,11 @@ impl<R: Rng> Connection<R> {
             }
             (S::Greeting { .. }, E::Resumed(_)) => self.paused = false,
             (S::Up { stable_at, .. }, E::Resumed(_)) => {
-                self.paused = false;
+                self.resume();
                 self.state = S::Up { ping_at: self.ping_at(), stable_at };
             }
             (S::Suspect { stable_at, .. }, E::Resumed(_)) => {
-                self.paused = false;
+                self.resume();
                 let limit = match self.heartbeat {
                     Heartbeat::Flushed => self.config.pong_limit,
                     Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Written => {
@@ -756,9 +765,16 @@ impl<R: Rng> Connection<R> {
 
     /// The peer was heard: the silence starts afresh.
     fn hear(&mut self) {
-        if self.heartbeat != Heartbeat::Written {
-            self.heartbeat = Heartbeat::Quiet;
+        // The first pong may be behind these bytes, so the verdict waits for the clock.
+        if self.deaf_at == Instant::NEVER && self.seems_deaf_to_pings() {
+            self.deaf_at = self.now + self.config.pong_limit;
         }
+        self.heartbeat = match self.heartbeat {
+            Heartbeat::Written => Heartbeat::Written,
+            // A wire that is blocked whenever the peer speaks must not hide that it is deaf.
+            Heartbeat::Owed if !self.answers_pings => Heartbeat::Owed,
+            Heartbeat::Quiet | Heartbeat::Owed | Heartbeat::Flushed => Heartbeat::Quiet,
+        };
         if let ConnectionState::Up { stable_at, .. } | ConnectionState::Suspect { stable_at, .. } =
             self.state
         {
@@ -775,10 +791,20 @@ impl<R: Rng> Connection<R> {
         self.unanswered_since.get_or_insert(self.now);
     }
 
+    /// The driver reads again: what the peer said meanwhile, the first pong too, is still to come.
+    fn resume(&mut self) {
+        self.paused = false;
+        self.deaf_at = Instant::NEVER;
+        if let Some(since) = &mut self.unanswered_since {
+            *since = self.now;
+        }
+    }
+
     /// Whether the peer had all the time that it could need to answer a first ping, and did not.
-    fn is_deaf_to_pings(&self) -> bool {
+    fn seems_deaf_to_pings(&self) -> bool {
         let patience = self.config.ping_interval.saturating_add(self.config.pong_limit);
         !self.answers_pings
+            && !self.paused
             && self.unanswered_since.is_some_and(|since| (since + patience).has_passed(self.now))
     }
 
@@ -805,6 +831,7 @@ impl<R: Rng> Connection<R> {
         self.rest();
         self.owed = None;
         self.last_loss = Some(loss);
+        self.accused = loss.accuses_a_message();
         self.failures = self.failures.saturating_add(1);
         let failing_since = *self.failing_since.get_or_insert(self.now);
 
@@ -826,8 +853,10 @@ impl<R: Rng> Connection<R> {
         }
 
         let backoff = self.config.backoff;
-        let before = if hopeless { u32::MAX } else { self.failures - 1 };
-        let ours = backoff.delay(before, self.last_delay, &mut self.rng);
+        // Each policy is at its cap after the longest delay and any number of failures.
+        let (before, last) =
+            if hopeless { (u32::MAX, backoff.cap) } else { (self.failures - 1, self.last_delay) };
+        let ours = backoff.delay(before, last, &mut self.rng);
         self.last_delay = ours;
         let theirs = match verdict {
             Verdict::RetryAfter(range) => {
@@ -863,7 +892,7 @@ impl<R: Rng> Connection<R> {
     fn rest(&mut self) {
         self.heartbeat = Heartbeat::Quiet;
         self.unanswered_since = None;
-        self.deaf = false;
+        self.deaf_at = Instant::NEVER;
         self.paused = false;
     }
 }
@@ -879,12 +908,13 @@ pub struct ConnectionView {
     renewals: u32,
     last_delay: Duration,
     last_loss: Option<Loss>,
+    accused: bool,
     nudge_free_in: Duration,
     been_up: bool,
     answers_pings: bool,
     heartbeat: Heartbeat,
     unanswered_for: Option<Duration>,
-    deaf: bool,
+    deaf_in: Instant,
     paused: bool,
 }
 
@@ -925,12 +955,13 @@ impl<R: Rng> Connection<R> {
             renewals: self.renewals,
             last_delay: self.last_delay,
             last_loss: self.last_loss,
+            accused: self.accused,
             nudge_free_in: self.nudge_free_at.since(self.now),
             been_up: self.been_up,
             answers_pings: self.answers_pings,
             heartbeat: self.heartbeat,
             unanswered_for: self.unanswered_since.map(|since| self.now.since(since)),
-            deaf: self.deaf,
+            deaf_in: ahead(self.deaf_at),
             paused: self.paused,
         }
     }
