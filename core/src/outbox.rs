@@ -1023,7 +1023,7 @@ impl Outbox {
             Ok(level) => {
                 let pushed = self.insert(body, options, level);
                 self.tidy();
-                self.look_at_clock();
+                self.look_at_clock(now);
                 Ok(pushed)
             }
             Err(reason) => Err(PushError { reason, body, options }),
@@ -1144,7 +1144,7 @@ impl Outbox {
     /// the current state changes nothing.
     pub fn handle(&mut self, now: Instant, event: OutboxEvent) {
         self.take_in(now, event);
-        self.look_at_clock();
+        self.look_at_clock(now);
     }
 
     /// Takes in an event without a verdict of the clock: there may be more to read.
@@ -1158,7 +1158,8 @@ impl Outbox {
     }
 
     /// Says `Tick` to every timer that has run out.
-    pub(crate) fn look_at_clock(&mut self) {
+    pub(crate) fn look_at_clock(&mut self, now: Instant) {
+        self.now = self.now.max(now);
         loop {
             self.step(OutboxEvent::Tick);
             self.tidy();
@@ -2162,7 +2163,7 @@ impl Outbox {
         outbox.nacks = snapshot.nacks.min(31);
         outbox.hold_until = now + snapshot.hold.min(outbox.config.nack_delay_cap);
         outbox.probe = snapshot.probe;
-        outbox.look_at_clock();
+        outbox.look_at_clock(now);
         Ok(outbox)
     }
 
