@@ -1903,9 +1903,12 @@ impl Outbox {
     /// What the window has room for. What was answered out of order counts until the messages
     /// before it are settled, or it could grow without bound behind a head that is not.
     fn window_room(&self) -> Amount {
-        let taken = self.in_flight.messages + self.ghosts + self.unreported;
+        let out = self.in_flight.messages + self.ghosts;
+        let room = self.config.window_messages.saturating_sub(out + self.unreported);
         Amount {
-            messages: self.config.window_messages.saturating_sub(taken),
+            // A head that waits for nobody may always go: it is what the answered ones wait for,
+            // and a smaller window than theirs may have been restored.
+            messages: room.max(usize::from(out == 0)),
             bytes: self.config.window_bytes.saturating_sub(self.in_flight.bytes),
         }
     }
