@@ -813,6 +813,8 @@ pub struct Outbox {
     report: Seq,
     /// was never transmitted,
     fresh_from: Seq,
+    /// makes way for newer ones,
+    evict_from: Seq,
     /// was not handed over on this attempt,
     cursor: Seq,
     /// was not covered by a flush of this attempt,
@@ -888,6 +890,7 @@ impl Outbox {
             head: first,
             report: first,
             fresh_from: first,
+            evict_from: first,
             cursor: first,
             flushed_to: first,
             covered_to: first,
@@ -1122,7 +1125,11 @@ impl Outbox {
     /// Evicts the oldest messages that were never transmitted until the limits hold. `admit` has
     /// made sure that they can.
     fn make_room(&mut self, newest: Option<Seq>, displaced: &mut Vec<Displaced>) {
-        let mut place = self.place(self.fresh_from);
+        let mut place = self.place(self.evict_from.max(self.fresh_from));
+        while self.slots.get(place).is_some_and(|slot| slot.stage != Stage::Live) {
+            place += 1;
+        }
+        self.evict_from = self.slots.get(place).map_or(self.next, |slot| slot.seq);
         while self.held.messages > self.config.max_messages
             || self.held.bytes > self.config.max_bytes
         {
@@ -1131,6 +1138,7 @@ impl Outbox {
                 let seq = slot.seq;
                 count(&mut self.stats.evicted);
                 self.release(place, Stage::Gone);
+                self.slots[place].key = None;
                 let body = self.slots[place].body.take();
                 displaced.extend(body.map(|body| Displaced { seq, body, coalesced: false }));
             }
@@ -1896,9 +1904,12 @@ impl Outbox {
     /// What the window has room for. What was answered out of order counts until the messages
     /// before it are settled, or it could grow without bound behind a head that is not.
     fn window_room(&self) -> Amount {
-        let taken = self.in_flight.messages + self.ghosts + self.unreported;
+        let out = self.in_flight.messages + self.ghosts;
+        let room = self.config.window_messages.saturating_sub(out + self.unreported);
         Amount {
-            messages: self.config.window_messages.saturating_sub(taken),
+            // A head that waits for nobody may always go: it is what the answered ones wait for,
+            // and a smaller window than theirs may have been restored.
+            messages: room.max(usize::from(out == 0)),
             bytes: self.config.window_bytes.saturating_sub(self.in_flight.bytes),
         }
     }
