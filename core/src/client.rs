@@ -109,7 +109,8 @@ pub enum Output {
     Send(Attempt, Frame),
     /// Send a Close with this code, go on reading, and say `Lost` when the connection ends.
     Close(Attempt, u16),
-    /// Destroy the socket or the dial at once; say nothing more of it.
+    /// Destroy the socket or the dial at once, and every earlier one: the newest order is the only
+    /// one that is owed. Say nothing more of it.
     Abort(Attempt),
     /// All messages from the first to the last were delivered. Ranges come in order.
     Delivered {

@@ -99,7 +99,7 @@ pub struct ConnectionConfig {
     /// included: 6 means the first and 5 retries. Default none; at least 1.
     pub max_attempts: Option<u32>,
     /// Give up when the next dial would begin later than this after the first failure in a row.
-    /// Default none.
+    /// Default none; at least 1 ms.
     pub max_elapsed: Option<Duration>,
     /// The delay between dials.
     pub backoff: Backoff,
@@ -282,7 +282,8 @@ pub enum ConnectionOutput {
     Ping(Attempt),
     /// Send a Close with this code, go on reading, and say `Lost` when the connection ends.
     Close(Attempt, u16),
-    /// Destroy the socket or the dial at once; say nothing more of it.
+    /// Destroy the socket or the dial at once, and every earlier one: the newest order is the only
+    /// one that is owed. Say nothing more of it.
     Abort(Attempt),
     /// Nothing until this deadline.
     WaitUntil(Option<Deadline>),
