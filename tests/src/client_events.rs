@@ -9,8 +9,8 @@ use core::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bowline_core::{
-    Ack, Attempt, Body, Client, ClientConfig, Dialect, Event, Instant, Level, Loss, Nack, Opened,
-    OutboxConfig, Output, Overflow, PushOptions, Received, Refusal, Seq, Sink, Wire,
+    Ack, Attempt, Body, Client, ClientConfig, Dialect, Event, Frame, Instant, Level, Loss, Nack,
+    Opened, OutboxConfig, Output, Overflow, PushOptions, Received, Refusal, Seq, Sink, Wire,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -41,17 +41,24 @@ struct Step {
     passes: u16,
     shift: u8,
     op: Op,
-    /// How many outputs are taken afterwards, and whether the wire takes frames.
+    /// How many outputs are taken afterwards, mostly all of them, and whether the wire takes frames.
     polls: u8,
     ready: bool,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Op {
-    Push { len: u8, level: u8, ttl: Option<u32>, key: Option<u8> },
+    Push {
+        len: u8,
+        level: u8,
+        ttl: Option<u32>,
+        key: Option<u8>,
+    },
     Start,
     Stop,
-    Close { after: u32 },
+    Close {
+        after: u32,
+    },
     Nudge,
     Cancel(u8),
     Opened(Which),
@@ -64,22 +71,23 @@ enum Op {
     Pong(Which, u8),
     Frame(Which, Vec<u8>),
     Tick,
+    /// For this many rounds the network works and the peer is honest.
+    Honest {
+        rounds: u8,
+        acks: bool,
+    },
 }
 
 /// An attempt: mostly the newest.
 #[derive(Arbitrary, Debug)]
-enum Which {
-    Newest,
-    Before,
-    After,
-}
+struct Which(u8);
 
 impl Which {
     fn of(&self, newest: Attempt) -> Attempt {
-        match self {
-            Self::Newest => newest,
-            Self::Before => Attempt::new(newest.get().saturating_sub(1)),
-            Self::After => Attempt::new(newest.get() + 1),
+        match self.0 {
+            0 => Attempt::new(newest.get().saturating_sub(1)),
+            255 => Attempt::new(newest.get() + 1),
+            _ => newest,
         }
     }
 }
@@ -197,10 +205,15 @@ fn live(input: Input) {
                 let _ = client.receive(now, which.of(newest), frame);
             }
             Op::Tick => client.handle(now, Event::Tick),
+            Op::Honest { rounds, acks } => {
+                for _ in 0..rounds % 8 {
+                    settled += honest_round(&mut client, &mut now, acks);
+                }
+            }
         }
 
         // The time is told before a drain that goes to the end.
-        let whole = step.polls > 200;
+        let whole = step.polls > 60;
         if whole {
             client.handle(now, Event::Tick);
         }
@@ -233,6 +246,46 @@ fn live(input: Input) {
         assert!(settled <= accepted, "a message was settled twice");
         if client.outbox().is_empty() {
             assert_eq!(settled, accepted, "a message has no outcome");
+        }
+    }
+}
+
+/// The network works for a while and the peer does what it should; says how many were settled.
+fn honest_round(client: &mut Client<Pairs, ChaCha8Rng>, now: &mut Instant, acks: bool) -> usize {
+    let mut settled = 0;
+    let attempt = client.connection().attempt();
+    client.handle(*now, Event::Opened(Opened::new(attempt, ())));
+    client.handle(*now, Event::Tick);
+    loop {
+        match client.poll(Wire::Ready) {
+            Output::Send(attempt, Frame::Ping(ping)) => {
+                let pong = Received::Pong(ping.payload().to_vec().into());
+                let _ = client.receive(*now, attempt, pong);
+            }
+            Output::Send(attempt, Frame::Data(_)) if acks => {
+                // Says "acked" of the next in order; more often than is right, which is legal.
+                let _ = client.receive(*now, attempt, Received::Data(Body::binary(vec![0, 0])));
+            }
+            Output::Send(..) | Output::Status(_) => {}
+            Output::Delivered { first, last } => {
+                settled += usize::try_from(last.get() - first.get() + 1).expect("few messages");
+            }
+            Output::Failed(_) => settled += 1,
+            Output::Dial(attempt) => {
+                client.handle(*now, Event::Opened(Opened::new(attempt, ())));
+            }
+            Output::Close(attempt, _) => {
+                client.handle(*now, Event::Lost(attempt, Loss::Closed { code: None }));
+            }
+            Output::Abort(_) => {}
+            Output::WaitUntil(deadline) => {
+                client.handle(*now, Event::Flushed(client.connection().attempt()));
+                if let Some(deadline) = deadline {
+                    *now = deadline.at.max(*now);
+                }
+                client.handle(*now, Event::Tick);
+                return settled;
+            }
         }
     }
 }
