@@ -480,8 +480,8 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     fn look_at_clock(&mut self) {
         loop {
             while self.relay() {}
-            self.connection.look_at_clock();
-            self.outbox.look_at_clock();
+            self.connection.look_at_clock(self.now);
+            self.outbox.look_at_clock(self.now);
             if !self.relay() {
                 return;
             }

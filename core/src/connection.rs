@@ -393,7 +393,7 @@ impl<R: Rng> Connection<R> {
     /// the current state changes nothing.
     pub fn handle(&mut self, now: Instant, event: ConnectionEvent) {
         self.take_in(now, event);
-        self.look_at_clock();
+        self.look_at_clock(now);
     }
 
     /// Takes in an event without a verdict of the clock: there may be more to read.
@@ -406,7 +406,8 @@ impl<R: Rng> Connection<R> {
     }
 
     /// Says `Tick` to every timer that has run out.
-    pub(crate) fn look_at_clock(&mut self) {
+    pub(crate) fn look_at_clock(&mut self, now: Instant) {
+        self.now = self.now.max(now);
         while self.deadline().is_some_and(|deadline| deadline.at.has_passed(self.now)) {
             self.step(ConnectionEvent::Tick);
         }

@@ -1026,7 +1026,7 @@ impl Outbox {
             Ok(level) => {
                 let pushed = self.insert(body, options, level);
                 self.tidy();
-                self.look_at_clock();
+                self.look_at_clock(now);
                 Ok(pushed)
             }
             Err(reason) => Err(PushError { reason, body, options }),
@@ -1152,7 +1152,7 @@ impl Outbox {
     /// the current state changes nothing.
     pub fn handle(&mut self, now: Instant, event: OutboxEvent) {
         self.take_in(now, event);
-        self.look_at_clock();
+        self.look_at_clock(now);
     }
 
     /// Takes in an event without a verdict of the clock: there may be more to read.
@@ -1166,7 +1166,8 @@ impl Outbox {
     }
 
     /// Says `Tick` to every timer that has run out.
-    pub(crate) fn look_at_clock(&mut self) {
+    pub(crate) fn look_at_clock(&mut self, now: Instant) {
+        self.now = self.now.max(now);
         loop {
             self.step(OutboxEvent::Tick);
             self.tidy();
@@ -2173,7 +2174,7 @@ impl Outbox {
         outbox.nacks = snapshot.nacks.min(31);
         outbox.hold_until = now + snapshot.hold.min(outbox.config.nack_delay_cap);
         outbox.probe = snapshot.probe;
-        outbox.look_at_clock();
+        outbox.look_at_clock(now);
         Ok(outbox)
     }
 
