@@ -344,6 +344,8 @@ pub struct Connection<R> {
     renewals: u32,
     last_delay: Duration,
     last_loss: Option<Loss>,
+    /// The end of the last link blamed a message; forgotten when a link comes up.
+    accused: bool,
     nudge_free_at: Instant,
     /// A link was up before: fatal losses are not believed any more.
     been_up: bool,
@@ -378,6 +380,7 @@ impl<R: Rng> Connection<R> {
             renewals: 0,
             last_delay: Duration::ZERO,
             last_loss: None,
+            accused: false,
             nudge_free_at: Instant::ZERO,
             been_up: false,
             answers_pings: false,
@@ -449,9 +452,7 @@ impl<R: Rng> Connection<R> {
             | ConnectionState::Greeting { .. }
             | ConnectionState::Closing { .. }
             | ConnectionState::Waiting { .. }
-            | ConnectionState::Stopped { .. } => {
-                Link::Down { accused: self.last_loss.is_some_and(Loss::accuses_a_message) }
-            }
+            | ConnectionState::Stopped { .. } => Link::Down { accused: self.accused },
         }
     }
 
@@ -535,6 +536,7 @@ impl<R: Rng> Connection<R> {
 
             (S::Greeting { .. }, E::Greeted(_)) => {
                 self.been_up = true;
+                self.accused = false;
                 self.stats.links = self.stats.links.saturating_add(1);
                 self.state =
                     S::Up { ping_at: self.ping_at(), stable_at: now + self.config.stable_after };
@@ -806,6 +808,7 @@ impl<R: Rng> Connection<R> {
         self.rest();
         self.owed = None;
         self.last_loss = Some(loss);
+        self.accused = loss.accuses_a_message();
         self.failures = self.failures.saturating_add(1);
         let failing_since = *self.failing_since.get_or_insert(self.now);
 
@@ -880,6 +883,7 @@ pub struct ConnectionView {
     renewals: u32,
     last_delay: Duration,
     last_loss: Option<Loss>,
+    accused: bool,
     nudge_free_in: Duration,
     been_up: bool,
     answers_pings: bool,
@@ -926,6 +930,7 @@ impl<R: Rng> Connection<R> {
             renewals: self.renewals,
             last_delay: self.last_delay,
             last_loss: self.last_loss,
+            accused: self.accused,
             nudge_free_in: self.nudge_free_at.since(self.now),
             been_up: self.been_up,
             answers_pings: self.answers_pings,
