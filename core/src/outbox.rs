@@ -1940,7 +1940,7 @@ impl Outbox {
         let first = Item { id: self.id_of(slot.seq), level: slot.level, body };
         let batch = Batch { outbox: self, first, place };
         let taken = frame(batch);
-        let taken = if taken <= 1 { 1 } else { taken.min(batch.iter().count()) };
+        let taken = batch.iter().take(taken.max(1)).count();
 
         let mut left = taken;
         let mut place = place;
