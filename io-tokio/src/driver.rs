@@ -38,7 +38,7 @@ use crate::{
 const MAX_FRAMES: usize = 256;
 const MAX_BYTES: usize = 64 << 10;
 /// Turns before other tasks of the runtime get theirs.
-const MAX_TURNS: usize = 32;
+const MAX_TURNS: u32 = 32;
 
 /// The future that drives a client; [`Builder::start`](crate::Builder::start) spawns it, whoever
 /// calls [`Builder::build`](crate::Builder::build) does so himself. It is done when the client is
@@ -78,6 +78,8 @@ where
     closing: bool,
     /// Since when inbound messages are not taken.
     full_since: Option<Instant>,
+    /// Turns since the core was told the time.
+    unticked: u32,
     polls: u64,
     done: bool,
 }
@@ -132,6 +134,7 @@ where
             number_of: BTreeMap::new(),
             closing: false,
             full_since: None,
+            unticked: 0,
             polls: 0,
             done: false,
         }
@@ -154,13 +157,18 @@ where
         moved |= self.poll_dial(cx);
         let (read, more) = self.poll_read(cx);
         moved |= read;
-        if !more {
+        self.unticked = if more { self.unticked + 1 } else { MAX_TURNS };
+        if self.unticked >= MAX_TURNS {
+            // With this much read in a row, the peer sends faster than can be read: deadlines must
+            // not wait for the end of it.
+            self.unticked = 0;
             self.client.handle(self.now, Event::Tick);
         }
         self.watch_inbound();
         moved |= self.drain(cx);
         moved |= self.poll_flush(cx);
-        moved
+        // A write that failed does not wake the reader, which has to find out what the peer said.
+        moved | self.socket.as_ref().is_some_and(|socket| socket.broken.is_some())
     }
 
     // ---- The desk -----------------------------------------------------------------------------
@@ -363,6 +371,8 @@ where
             // Asks to be woken, or finds that there is room again.
             room = self.inbox.room(cx.waker()) > 0;
             more = room;
+            // Room that came just now wakes nobody, so there has to be another turn.
+            moved |= room;
             // What is written into a socket that is not read can still show that it is broken.
             lost = lost.or(socket.broken.filter(|_| !room));
         }
