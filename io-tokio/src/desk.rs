@@ -169,6 +169,8 @@ pub(crate) struct State {
     /// Set aside for permits.
     reserved: Amount,
     closing: bool,
+    /// The driver is being dropped: it has taken what there was, and will take no more.
+    shut: bool,
     /// The driver, while it sleeps.
     driver: Option<Waker>,
     /// Handles and the inbound half.
@@ -200,6 +202,7 @@ impl Desk {
                 next,
                 reserved: Amount::default(),
                 closing: false,
+                shut: false,
                 driver: None,
                 holders: 0,
                 room,
@@ -423,7 +426,7 @@ impl Desk {
             state.closing = true;
             sent_away.extend(state.producers.drain(..).map(|(_, waker)| waker));
         }
-        if !matches!(state.halt, Halt::Gone | Halt::Done) {
+        if !state.shut && !matches!(state.halt, Halt::Gone | Halt::Done) {
             state.commands.push(command);
             sent_away.extend(state.driver.take());
         }
@@ -506,6 +509,15 @@ impl Desk {
         wake_all(wake);
         unawaited
     }
+
+    /// Takes what was left here, and refuses everything from now on. What became of it is for a
+    /// last exchange to say.
+    pub(crate) fn shut(&self, taken: &mut Taken) {
+        let mut state = self.lock();
+        state.shut = true;
+        core::mem::swap(&mut state.batch, &mut taken.batch);
+        state.batch_size = Amount::default();
+    }
 }
 
 /// What the driver leaves.
@@ -540,6 +552,9 @@ impl State {
     fn is_open(&self) -> Result<(), SendRefused> {
         if self.closing {
             return Err(SendRefused::Closed);
+        }
+        if self.shut {
+            return Err(WaitError::Gone.into());
         }
         match self.halt {
             Halt::None | Halt::Stalled => Ok(()),
