@@ -265,8 +265,7 @@ impl<D: Dialect> Handle<D> {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn delivered(&self, seq: Seq) -> Result<(), ReceiptError> {
-        let mut waiting = Waiting { desk: &self.desk, seq, ticket: None };
-        poll_fn(|cx| waiting.desk.poll_receipt(cx, &mut waiting.ticket, seq)).await
+        Delivery { desk: Arc::clone(&self.desk), seq, ticket: None }.await
     }
 
     fn report(&self) -> Report {
@@ -482,7 +481,7 @@ impl Future for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.desk.stop_waiting(self.seq, &mut self.ticket);
+        self.desk.leave_receipts(self.seq, &mut self.ticket);
     }
 }
 
@@ -516,7 +515,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-/// Somebody who waits for a settlement; forgotten when dropped.
+/// Somebody who waits for all messages up to one, or for the end; forgotten when dropped.
 struct Waiting<'a> {
     desk: &'a Desk,
     seq: Seq,
@@ -525,6 +524,6 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.desk.stop_waiting(self.seq, &mut self.ticket);
+        self.desk.leave_flushes(self.seq, &mut self.ticket);
     }
 }
