@@ -444,6 +444,10 @@ impl Desk {
             state.closing = true;
             sent_away.extend(state.producers.drain(..).map(|(_, waker)| waker));
         }
+        if let (Command::Start, Halt::Stopped(_)) = (&command, state.halt) {
+            // Whoever starts and then sends is not to hear that the client is stopped.
+            state.halt = Halt::None;
+        }
         if !state.shut && !matches!(state.halt, Halt::Gone | Halt::Done) {
             state.commands.push(command);
             sent_away.extend(state.driver.take());
@@ -498,8 +502,13 @@ impl Desk {
                 wake.extend(core::mem::replace(waiters, later).into_values());
             }
         }
-        if news.halt != state.halt {
-            state.halt = news.halt;
+        let starts = state.commands.iter().any(|command| matches!(command, Command::Start));
+        let halt = match news.halt {
+            Halt::Stopped(_) if starts => Halt::None,
+            halt => halt,
+        };
+        if halt != state.halt {
+            state.halt = halt;
             // Whoever may go on waiting stands in line again.
             wake.extend(core::mem::take(&mut state.receipts).into_values());
             wake.extend(core::mem::take(&mut state.flushes).into_values());
