@@ -39,7 +39,9 @@ pub struct Handle<D> {
 }
 
 /// A message was not taken; here it is.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+///
+/// `Debug` does not print it.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError<M, E> {
     /// The dialect cannot encode it.
     #[error("the message cannot be encoded: {error}")]
@@ -52,6 +54,17 @@ pub enum SendError<M, E> {
     /// It was not taken.
     #[error(transparent)]
     Refused(#[from] Unsent),
+}
+
+impl<M, E: fmt::Debug> fmt::Debug for SendError<M, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encode { error, .. } => {
+                f.debug_struct("Encode").field("error", error).finish_non_exhaustive()
+            }
+            Self::Refused(unsent) => f.debug_tuple("Refused").field(unsent).finish(),
+        }
+    }
 }
 
 /// An encoded message that was not taken. [`Handle::send_encoded`] sends it after all.
