@@ -40,6 +40,8 @@ const MAX_BYTES: usize = 64 << 10;
 /// Turns before other tasks of the runtime get theirs.
 const MAX_TURNS: u32 = 32;
 
+const RETURNED: FailureReason = FailureReason::Settled(FailReason::Returned);
+
 /// The future that drives a client; [`Builder::start`](crate::Builder::start) spawns it, whoever
 /// calls [`Builder::build`](crate::Builder::build) does so himself. It is done when the client is
 /// closed. Dropping it before disconnects at once and reports what was left to the handles.
@@ -80,7 +82,9 @@ where
     /// By when it must be over, once the client is being closed. The outbox is told when there is
     /// no backlog any more.
     closing: Option<Instant>,
-    /// Messages that were handed back without ever having had a place.
+    /// Messages that were handed back because the client ended.
+    returned: usize,
+    /// Of these, those that never had a place in the outbox.
     unplaced: u64,
     /// Since when inbound messages are not taken.
     full_since: Option<Instant>,
@@ -140,6 +144,7 @@ where
             number_of: BTreeMap::new(),
             unwanted: BTreeSet::new(),
             closing: None,
+            returned: 0,
             unplaced: 0,
             full_since: None,
             unticked: 0,
@@ -216,6 +221,10 @@ where
         let mut moved = !self.taken.batch.is_empty() || !self.taken.commands.is_empty();
         self.backlog.extend(self.taken.batch.drain(..));
         moved |= self.push_backlog();
+        if idle && self.taken.batch.capacity() > MAX_FRAMES {
+            // The vector that is not on the desk; the other one comes back with the next exchange.
+            self.taken.batch = Vec::new();
+        }
         let mut commands = std::mem::take(&mut self.taken.commands);
         for command in commands.drain(..) {
             self.command(command);
@@ -338,11 +347,10 @@ where
 
     /// Hands back what never had a place in the outbox.
     fn return_backlog(&mut self) {
-        let reason = FailureReason::Settled(FailReason::Returned);
-        for Entry { body, .. } in self.backlog.drain(..) {
+        while let Some(Entry { body, .. }) = self.backlog.pop_front() {
             let seq = Seq::new(self.client.outbox().next_seq().get() + self.unplaced);
             self.unplaced += 1;
-            self.failures.push(Failure { seq, reason, fate: Fate::NotSent, body });
+            self.fail(seq, RETURNED, Fate::NotSent, body);
         }
     }
 
@@ -352,6 +360,7 @@ where
 
     /// A message failed: it is reported under the number that its sender has.
     fn fail(&mut self, place: Seq, reason: FailureReason, fate: Fate, body: bowline_core::Body) {
+        self.returned += usize::from(reason == RETURNED);
         let number = self.number_of.remove(&place);
         if let Some(number) = number {
             self.place_of.remove(&number);
@@ -594,8 +603,7 @@ where
         self.done = true;
         self.socket = None;
         self.dialing = None;
-        let left = self.failures.len();
-        crate::log::end(left);
+        crate::log::end(self.returned);
         let end = self.client.outbox().next_seq().get() + self.unplaced;
         let news = News {
             failures: &mut self.failures,
