@@ -1160,12 +1160,9 @@ impl Outbox {
     /// Says `Tick` to every timer that has run out.
     pub(crate) fn look_at_clock(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        loop {
+        while self.deadline().is_some_and(|deadline| deadline.at.has_passed(self.now)) {
             self.step(OutboxEvent::Tick);
             self.tidy();
-            if !self.deadline().is_some_and(|deadline| deadline.at.has_passed(self.now)) {
-                return;
-            }
         }
     }
 
@@ -1619,6 +1616,9 @@ impl Outbox {
         let Some(front) = self.slots.front() else { return 0 };
         let guess = seq.get().saturating_sub(front.seq.get());
         let guess = usize::try_from(guess).unwrap_or(usize::MAX).min(self.slots.len());
+        if self.slots.get(guess).is_some_and(|slot| slot.seq == seq) {
+            return guess;
+        }
         let fits = |place: usize| self.slots.get(place).is_none_or(|slot| slot.seq >= seq);
         if fits(guess) && (guess == 0 || !fits(guess - 1)) {
             return guess;
@@ -1740,6 +1740,9 @@ impl Outbox {
     /// Runs the ack clock for the first message whose ack is awaited, from the pong that shows
     /// that the peer has it, or from its transmission where there are no pings.
     fn watch_acks(&mut self) {
+        if !self.config.can_ack {
+            return;
+        }
         self.skip_to_awaited();
         let subject = self.find(self.awaited).filter(|&place| self.is_awaited(place));
         let subject = subject.map(|place| self.slots[place].seq);
