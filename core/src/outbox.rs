@@ -1022,7 +1022,10 @@ impl Outbox {
         match self.admit(&body, &options) {
             Ok(level) => {
                 let pushed = self.insert(body, options, level);
-                self.tidy();
+                // One more at the end leaves everything in order.
+                if !pushed.displaced.is_empty() {
+                    self.tidy();
+                }
                 self.look_at_clock(now);
                 Ok(pushed)
             }
@@ -1636,8 +1639,12 @@ impl Outbox {
     }
 
     fn id_of(&self, seq: Seq) -> MessageId {
-        let outbox = self.epochs.get(self.epoch_of(seq)).map_or(self.id(), |epoch| epoch.id);
-        MessageId { outbox, seq }
+        let epoch = match self.epochs.back() {
+            // All but what was restored.
+            Some(newest) if newest.first <= seq => Some(newest),
+            Some(_) | None => self.epochs.get(self.epoch_of(seq)),
+        };
+        MessageId { outbox: epoch.map_or(self.id(), |epoch| epoch.id), seq }
     }
 
     /// The lowest unsettled message of an outbox; nothing below it will be sent again.
