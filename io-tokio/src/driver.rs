@@ -452,6 +452,8 @@ where
                     let received = Received::Data(body);
                     if let Some(message) = self.client.receive(self.now, attempt, received) {
                         room = self.inbox.put(message, size, self.closing.is_some());
+                        // There was room for it, so the consumer is not stalled.
+                        self.full_since = None;
                     }
                 }
             }
