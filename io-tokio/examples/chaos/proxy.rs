@@ -322,10 +322,12 @@ async fn deliver(
     mut to: WriteHalf<'_>,
     forecast: &Forecast,
 ) -> io::Result<()> {
-    let mut broken = false;
+    let (mut broken, mut hole) = (false, false);
     while let Some(chunk) = line.recv().await {
         sleep_until(chunk.due_at).await;
-        if forecast.borrow().silent == Some(direction) {
+        // TCP knows no holes: once something was swallowed, nothing that comes later may arrive.
+        hole = hole || forecast.borrow().silent == Some(direction);
+        if hole {
             continue;
         }
         let bytes = chunk.bytes?;
