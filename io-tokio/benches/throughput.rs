@@ -9,7 +9,11 @@
 //! contender is compared with the round of `direct` next to it, so whatever else the machine does
 //! hits both. A message counts once the server has read it; a round of Bowline is over only when
 //! `flush` says so, too, so the settling of messages is paid for by the round that sent them.
-//! Rates depend on the machine and are printed as information only.
+//!
+//! Two ratios are printed for throughput, each as the median of all rounds with the lowest and the
+//! highest: of messages by the clock on the wall, and of messages by the CPU time of the client's
+//! thread. The second is the one to compare on a machine that has other things to do. Rates depend
+//! on the machine and are printed as information only.
 
 use std::{
     io::{Read, Write},
@@ -84,43 +88,69 @@ enum Comparison {
 
 /// Lets every lane have its turn, round by round, and prints how they did.
 async fn compare(lanes: &mut [Lane], rounds: u32, what: Comparison) {
-    let mut took = vec![Vec::new(); lanes.len()];
+    let mut wall = vec![Vec::new(); lanes.len()];
+    let mut cpu = vec![Vec::new(); lanes.len()];
     // The first round is a rehearsal: buffers grow, the allocator fills its pools.
     for round in 0..=rounds as usize {
         for turn in 0..lanes.len() {
             // Nobody always comes after the same one.
             let index = (turn + round) % lanes.len();
-            let lane = &mut lanes[index];
-            let time = match what {
-                Comparison::Throughput { messages, size } => lane.crowd(messages, size).await,
-                Comparison::Latency => lane.alone().await,
+            let before = cpu_time();
+            let took = match what {
+                Comparison::Throughput { messages, size } => {
+                    lanes[index].crowd(messages, size).await
+                }
+                Comparison::Latency => lanes[index].alone().await,
             };
             if round > 0 {
-                took[index].push(time.as_secs_f64());
+                wall[index].push(took.as_secs_f64());
+                cpu[index].push((cpu_time() - before).as_secs_f64());
             }
         }
     }
-    for (lane, times) in lanes.iter().zip(&took) {
-        let mut ratios: Vec<f64> = match what {
-            Comparison::Throughput { .. } => {
-                took[0].iter().zip(times).map(|(a, b)| a / b).collect()
-            }
-            Comparison::Latency => took[0].iter().zip(times).map(|(a, b)| b / a).collect(),
-        };
-        ratios.sort_by(f64::total_cmp);
-        let mut times = times.clone();
-        times.sort_by(f64::total_cmp);
-        let (median, time) = (ratios[ratios.len() / 2], times[times.len() / 2]);
-        let (low, high) = (ratios[0], ratios[ratios.len() - 1]);
-        let absolute = match what {
+    for (index, lane) in lanes.iter().enumerate() {
+        let name = format!("{}/{}", lane.name, lanes[0].name);
+        let (_, time, _) = spread(wall[index].clone());
+        match what {
             Comparison::Throughput { messages, .. } => {
-                format!("{:.0} messages/s", messages as f64 / time)
+                let by_wall = ratio(&wall[0], &wall[index]);
+                let by_cpu = ratio(&cpu[0], &cpu[index]);
+                let rate = messages as f64 / time;
+                println!("  {name:<16} {by_wall}   by CPU {by_cpu}   {rate:>9.0} messages/s");
             }
-            Comparison::Latency => format!("{:.1} µs", time * 1e6),
-        };
-        let ratio = format!("{}/{}", lane.name, lanes[0].name);
-        println!("  {ratio:<16} {median:.2}  ({low:.2}–{high:.2})   {absolute}");
+            Comparison::Latency => {
+                let by_wall = ratio(&wall[index], &wall[0]);
+                println!("  {name:<16} {by_wall}   {:.1} µs", time * 1e6);
+            }
+        }
     }
+}
+
+/// The ratio of each pair: median, lowest, highest.
+fn ratio(dividends: &[f64], divisors: &[f64]) -> String {
+    let ratios = dividends.iter().zip(divisors).map(|(dividend, divisor)| dividend / divisor);
+    let (low, median, high) = spread(ratios.collect());
+    format!("{median:.2} ({low:.2}–{high:.2})")
+}
+
+/// Lowest, median, highest.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2], values[values.len() - 1])
+}
+
+/// How long this thread, which is all of the client, has been running.
+#[cfg(unix)]
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("it is positive")
+}
+
+/// Without that clock, the ratio by CPU is that by the wall.
+#[cfg(not(unix))]
+fn cpu_time() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 /// A contender with a connection and a server of its own.
