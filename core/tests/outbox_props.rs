@@ -10,7 +10,7 @@ use std::{
 use bowline_core::{
     Ack, Amount, Attempt, Body, Deadline, FailReason, Failed, Fate, Instant, Key, Level, MessageId,
     Nack, OnSuspected, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,
-    Overflow, PushOptions, Refused, Seq, Timer, Wire,
+    Overflow, PushOptions, Refused, Seq, Timer, Wire, outbox::OutboxView,
 };
 use proptest::prelude::*;
 
@@ -288,10 +288,10 @@ impl Pair {
     }
 
     /// The state once the clock has been looked at, so that only the event itself can change it.
-    fn settled_view(&mut self) -> String {
+    fn settled_view(&self) -> OutboxView {
         let mut outbox = self.outbox.clone();
         outbox.handle(self.now, OutboxEvent::Tick);
-        format!("{:?}", outbox.view())
+        outbox.view()
     }
 
     fn poll(&mut self, wire: Wire) -> OutboxOutput {
