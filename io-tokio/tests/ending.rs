@@ -3,9 +3,9 @@
 
 use std::{
     future::IntoFuture,
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock},
-    task::{Context, Poll, Wake, Waker},
+    pin::pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use bowline_tokio::{
     Ask, Builder, FailReason, FailureReason, Fate, Handle, Level, Phase, Plain, ReceiptError,
     Report, Request, SendError, SendRefused, Seq, WaitError, connect::Target,
 };
-use peer::{LONG, Peer, settle, soon, until};
+use peer::{Inquisitive, LONG, Peer, settle, soon, until};
 use tokio::time::Instant;
 
 mod peer;
@@ -58,9 +58,14 @@ async fn a_client_that_stops_sends_everybody_away_with_the_reason_and_the_messag
     // The message that it has is still there, and start goes on with it.
     peer.comes_back();
     client.start();
-    let second = soon("a send", client.send("3")).await.expect("taken as soon as it is started");
+    let second = Inquisitive::new({
+        let client = client.clone();
+        async move { client.send("3").await.map(|receipt| receipt.seq()).map_err(|_| "sent away") }
+    });
+    until("it is taken", || second.outcome().is_some()).await;
+    let second = second.outcome().expect("just seen").expect("taken as soon as it is started");
     assert_eq!(soon("a receipt", client.delivered(seq)).await, Ok(()));
-    assert_eq!(soon("a receipt", second.into_future()).await, Ok(()));
+    assert_eq!(soon("a receipt", client.delivered(second)).await, Ok(()));
     assert_eq!(peer.got(), ["0", "3"]);
 }
 
@@ -477,44 +482,4 @@ fn returned(report: &Report) -> Vec<(String, Fate)> {
 /// Polls a future once, for nobody.
 fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Polls a future in the very moment in which it is woken, from inside of whoever wakes it: it
-/// sees what another thread could see in that moment.
-struct Inquisitive<F: Future> {
-    state: Mutex<(Option<Pin<Box<F>>>, Option<F::Output>)>,
-}
-
-impl<F> Inquisitive<F>
-where
-    F: Future + Send + 'static,
-    F::Output: Clone + Send + 'static,
-{
-    fn new(future: F) -> Arc<Self> {
-        let this = Arc::new(Self { state: Mutex::new((Some(Box::pin(future)), None)) });
-        Arc::clone(&this).wake();
-        assert!(this.outcome().is_none(), "it should wait");
-        this
-    }
-
-    fn outcome(&self) -> Option<F::Output> {
-        self.state.lock().expect("no panic").1.clone()
-    }
-}
-
-impl<F> Wake for Inquisitive<F>
-where
-    F: Future + Send + 'static,
-    F::Output: Clone + Send + 'static,
-{
-    fn wake(self: Arc<Self>) {
-        let waker = Waker::from(Arc::clone(&self));
-        let Some(mut future) = self.state.lock().expect("no panic").0.take() else { return };
-        let mut state = (None, None);
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => state.1 = Some(output),
-            Poll::Pending => state.0 = Some(future),
-        }
-        *self.state.lock().expect("no panic") = state;
-    }
 }

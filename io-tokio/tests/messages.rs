@@ -13,6 +13,7 @@ use bowline_tokio::{
     PushOptions, Receipt, ReceiptError, SendError, SendRefused, Seq,
 };
 use peer::{Peer, settle, soon, until};
+use tokio::time::Instant;
 
 mod peer;
 
@@ -85,18 +86,14 @@ async fn a_flush_that_waits_for_the_same_message_leaves_the_failure_to_its_recei
     let (client, _inbound) = peer.start();
     let receipt = sent(&client, "last").await;
     let seq = receipt.seq();
-    // The flush waits first, so that it is also woken first.
-    let flushing = tokio::spawn({
-        let client = client.clone();
-        async move { client.flush().await }
-    });
-    settle().await;
-    let waiting = tokio::spawn(receipt.into_future());
-    settle().await;
+    let mut waiting = receipt.into_future();
+    let mut flushing = Box::pin(client.flush());
+    assert!(poll_once(&mut waiting).is_pending() && poll_once(&mut flushing).is_pending());
     client.cancel(seq);
-    assert!(flushing.await.expect("no panic").expect("not stopped").is_clean());
+    // Both are woken, and the flush is the first to look.
+    assert!(soon("a flush", flushing).await.expect("not stopped").is_clean());
     let failed = ReceiptError::Failed(cancelled(seq, "last"));
-    assert_eq!(waiting.await.expect("no panic"), Err(failed));
+    assert_eq!(waiting.await, Err(failed));
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,7 +277,7 @@ async fn a_producer_that_leaves_the_line_passes_its_turn_on() {
     peer.now(|peer| peer.blocked = true);
     let (client, _inbound) = peer.builder().capacity(1).start().expect("good");
     sent(&client, "0").await;
-    let mut second = {
+    let (mut second, began) = {
         let mut first = Box::pin(client.send("first"));
         assert!(poll_once(&mut first).is_pending());
         let second = tokio::spawn({
@@ -292,9 +289,10 @@ async fn a_producer_that_leaves_the_line_passes_its_turn_on() {
         peer.now(|peer| peer.blocked = false);
         until("there is room", || client.stats().client.outbox.delivered == 1).await;
         drop(first);
-        second
+        (second, Instant::now())
     };
     soon("the turn of the second", &mut second).await.expect("no panic").expect("taken");
+    assert!(began.elapsed() < Duration::from_secs(5), "a heartbeat woke it by chance");
     client.flush().await.expect("up");
     assert_eq!(peer.got(), ["0", "second"]);
 }
@@ -308,18 +306,20 @@ async fn a_permit_holds_room_until_it_is_used_or_dropped() {
     });
     let (client, _inbound) = builder.start().expect("good");
     for _ in 0..3 {
-        let permit = client.reserve().await.expect("room");
+        let permit = soon("room", client.reserve()).await.expect("room");
         let Err(SendError::Refused(unsent)) = client.try_send("m") else { panic!("taken") };
         assert_eq!(unsent.reason, SendRefused::Full);
         drop(permit);
     }
     // What a permit does not send gives its room back.
-    let error = client.reserve().await.expect("room").send("much too large").unwrap_err();
+    let error =
+        soon("room", client.reserve()).await.expect("room").send("much too large").unwrap_err();
     let SendError::Refused(unsent) = error else { panic!("encoded") };
     assert_eq!(unsent.reason, SendRefused::TooLarge { size: 14, limit: 10 });
-    let error = client.reserve().await.expect("room").send("unspeakable").unwrap_err();
+    let error =
+        soon("room", client.reserve()).await.expect("room").send("unspeakable").unwrap_err();
     assert!(matches!(error, SendError::Encode { .. }));
-    client.reserve().await.expect("room").send("m").expect("taken");
+    soon("room", client.reserve()).await.expect("room").send("m").expect("taken");
     assert!(poll_once(&mut pin!(client.reserve())).is_pending(), "it is used");
 }
 
@@ -355,8 +355,10 @@ async fn futures_that_are_dropped_lose_nothing_and_keep_no_room() {
     assert!(soon("a flush", client.flush()).await.expect("up").is_clean());
     assert!(taken.len() > 10, "next to nothing was sent");
     assert_eq!(peer.got(), taken);
-    let permits = [client.reserve().await, client.reserve().await, client.reserve().await];
-    assert!(permits.iter().all(Result::is_ok), "room was lost");
+    let mut permits = Vec::new();
+    for _ in 0..3 {
+        permits.push(soon("room that was lost", client.reserve()).await.expect("up"));
+    }
     // A close that is dropped goes on.
     drop(permits);
     assert!(poll_once(&mut pin!(client.close(Duration::from_secs(1)))).is_pending());
@@ -528,7 +530,7 @@ async fn eviction_is_reported() {
 /// waits behind it.
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_behind_an_outbox_without_anything_to_evict_are_not_forgotten() {
-    for end in ["delivered", "cancelled", "closed", "stopped", "dropped", "saved"] {
+    for end in ["delivered", "cancelled", "drained", "closed", "stopped", "dropped", "saved"] {
         let peer = Peer::default();
         peer.now(|peer| (peer.mute, peer.ignores_close) = (true, true));
         let builder = evicting(&peer, 2).max_attempts(1);
@@ -562,6 +564,17 @@ async fn messages_that_wait_behind_an_outbox_without_anything_to_evict_are_not_f
                 let two = soon("an outcome", two.into_future()).await;
                 assert_eq!(two.is_ok(), end == "delivered", "{two:?}");
                 assert_eq!(soon("an outcome", three.into_future()).await, Ok(()));
+            }
+            "drained" => {
+                let closing = tokio::spawn({
+                    let client = client.clone();
+                    async move { client.close(Duration::from_secs(60)).await }
+                });
+                settle().await;
+                peer.now(|peer| peer.mute = false);
+                let report = soon("the end", closing).await.expect("no panic");
+                assert!(report.expect("the driver lives").is_clean());
+                assert_eq!(peer.got(), ["0", "1", "2", "3"]);
             }
             "closed" | "stopped" => {
                 if end == "stopped" {

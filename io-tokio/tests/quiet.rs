@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bowline_core::{Backoff, Jitter, Loss};
-use bowline_tokio::{Builder, Handle, Phase, Plain, connect::Target};
+use bowline_tokio::{Builder, Phase, connect::Target};
+#[cfg(feature = "tracing")]
+use bowline_tokio::{Handle, Plain};
 use peer::{Peer, until};
 
 mod peer;
@@ -178,6 +180,26 @@ async fn the_log_has_one_event_for_each_transition_and_no_secret() {
     assert!(events.iter().any(|event| event.contains(unawaited)), "{events:#?}");
     let left = events.last().expect("events");
     assert!(left.contains("left=1") && left.contains("undelivered"), "{events:#?}");
+}
+
+/// H34: also of what was handed back some time before the end.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn the_log_says_how_many_were_left() {
+    let log = log::Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let peer = Peer::default();
+    peer.now(|peer| (peer.mute, peer.ignores_close) = (true, true));
+    let (client, inbound, driver) = peer.builder().build().expect("good");
+    let driver = tokio::spawn(driver);
+    for n in 0..3 {
+        client.send(n.to_string()).await.expect("room");
+    }
+    until("they are in flight", || peer.lock().got.len() == 3).await;
+    drop((client, inbound));
+    peer::soon("the end", driver).await.expect("no panic");
+    let events = log.events();
+    assert!(events.last().expect("events").contains("left=3"), "{events:#?}");
 }
 
 #[cfg(feature = "tracing")]

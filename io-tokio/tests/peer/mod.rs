@@ -6,8 +6,9 @@
 use std::{
     collections::VecDeque,
     future::ready,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -67,6 +68,8 @@ pub(crate) struct State {
     pub(crate) blocked: bool,
     /// Whatever is written fails, and reading says nothing of it.
     pub(crate) broken: bool,
+    /// It breaks after so many more looks at the writing side.
+    pub(crate) breaks_in: Option<usize>,
     /// A Close is not answered.
     pub(crate) ignores_close: bool,
     /// The connection dies of this message.
@@ -227,6 +230,10 @@ impl Transport for Strings {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Loss>> {
         let mut state = self.state();
+        if let Some(looks) = &mut state.breaks_in {
+            *looks = looks.saturating_sub(1);
+            state.broken |= *looks == 0;
+        }
         if state.broken {
             return Poll::Ready(Err(Loss::Io));
         }
@@ -288,5 +295,45 @@ impl Dialect for Acking {
                 let _ = sink.inbound(body);
             }
         }
+    }
+}
+
+/// Polls a future in the very moment in which it is woken, from inside of whoever wakes it: it
+/// sees what another thread could see in that moment.
+pub(crate) struct Inquisitive<F: Future> {
+    state: Mutex<(Option<Pin<Box<F>>>, Option<F::Output>)>,
+}
+
+impl<F> Inquisitive<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Clone + Send + 'static,
+{
+    pub(crate) fn new(future: F) -> Arc<Self> {
+        let this = Arc::new(Self { state: Mutex::new((Some(Box::pin(future)), None)) });
+        Arc::clone(&this).wake();
+        assert!(this.outcome().is_none(), "it should wait");
+        this
+    }
+
+    pub(crate) fn outcome(&self) -> Option<F::Output> {
+        self.state.lock().expect("no panic").1.clone()
+    }
+}
+
+impl<F> Wake for Inquisitive<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Clone + Send + 'static,
+{
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        let Some(mut future) = self.state.lock().expect("no panic").0.take() else { return };
+        let mut state = (None, None);
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => state.1 = Some(output),
+            Poll::Pending => state.0 = Some(future),
+        }
+        *self.state.lock().expect("no panic") = state;
     }
 }
