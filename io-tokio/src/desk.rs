@@ -164,7 +164,7 @@ pub(crate) struct Desk {
 
 pub(crate) struct State {
     // ---- From the handles to the driver.
-    batch: Vec<Entry>,
+    batch: VecDeque<Entry>,
     batch_size: Amount,
     commands: Vec<Command>,
     /// The number of the next message.
@@ -201,7 +201,7 @@ impl Desk {
         Self {
             rules,
             state: Mutex::new(State {
-                batch: Vec::new(),
+                batch: VecDeque::new(),
                 batch_size: Amount::default(),
                 commands: Vec::new(),
                 next,
@@ -563,7 +563,7 @@ pub(crate) struct News<'a> {
 /// What the driver takes. Its vectors are empty when it comes, for they are left here.
 #[derive(Default)]
 pub(crate) struct Taken {
-    pub(crate) batch: Vec<Entry>,
+    pub(crate) batch: VecDeque<Entry>,
     pub(crate) commands: Vec<Command>,
     /// Nobody holds a handle or the inbound half.
     pub(crate) abandoned: bool,
@@ -615,7 +615,7 @@ impl State {
         self.next = Seq::new(seq.get() + 1);
         self.batch_size.messages += 1;
         self.batch_size.bytes += entry.size();
-        self.batch.push(entry);
+        self.batch.push_back(entry);
         let wake = if self.batch.len() == 1 { self.driver.take() } else { None };
         (seq, wake)
     }

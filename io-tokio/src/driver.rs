@@ -37,6 +37,9 @@ use crate::{
 /// Frames and bytes that are read, or fed, before the other direction gets its turn.
 const MAX_FRAMES: usize = 256;
 const MAX_BYTES: usize = 64 << 10;
+/// Room for messages on their way from the handles that is kept while there are none: somewhat more
+/// than a producer leaves before it takes a breath.
+const MAX_KEPT: usize = 1024;
 /// Turns before other tasks of the runtime get theirs.
 const MAX_TURNS: u32 = 32;
 
@@ -219,7 +222,11 @@ where
         }
 
         let mut moved = !self.taken.batch.is_empty() || !self.taken.commands.is_empty();
-        self.backlog.extend(self.taken.batch.drain(..));
+        if self.backlog.is_empty() {
+            std::mem::swap(&mut self.backlog, &mut self.taken.batch);
+        } else {
+            self.backlog.append(&mut self.taken.batch);
+        }
         moved |= self.push_backlog();
         if idle && self.taken.batch.capacity() > MAX_FRAMES {
             // The vector that is not on the desk; the other one comes back with the next exchange.
@@ -268,7 +275,7 @@ where
                 }
             }
         }
-        if self.backlog.is_empty() && self.backlog.capacity() > MAX_FRAMES {
+        if self.backlog.is_empty() && self.backlog.capacity() > MAX_KEPT {
             self.backlog = VecDeque::new();
         }
         moved
