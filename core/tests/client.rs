@@ -460,6 +460,51 @@ fn frames_of_another_attempt_are_stale() {
     assert_eq!(wire.client.status().phase, Phase::Up);
 }
 
+// ---- One way to connect, one limit at a time ----------------------------------------------------
+
+/// H50: a message that is sent while there is no link dials nothing, and the link that comes is
+/// greeted like the first one.
+#[test]
+fn a_message_sent_while_disconnected_waits_for_the_backoff_and_the_greeting() {
+    let mut wire = World::new(Script { greeting: &["hello"], awaits: true, ..Script::default() });
+    wire.start();
+    assert_eq!(wire.drain(), "send hello");
+    wire.hear("welcome");
+    wire.lose(Loss::Eof);
+    let redial_at = wire.client.deadline().map(|deadline| deadline.at);
+    wire.push("a", Level::Received);
+    assert_eq!(wire.drain(), "");
+    assert_eq!(wire.client.deadline().map(|deadline| deadline.at), redial_at);
+    wire.redial();
+    assert_eq!(wire.drain(), "send hello");
+    wire.hear("welcome");
+    assert_eq!(wire.drain(), "send 1:a, ping 1");
+}
+
+/// H51: each phase has one limit of its own, which begins with the phase and goes with it; no limit
+/// runs around another, so none can cut short what another allows.
+#[test]
+fn the_limit_of_a_phase_begins_with_the_phase_and_ends_with_it() {
+    let limits = connection();
+    let almost = Duration::from_millis(1);
+    let mut wire = World::new(Script { greeting: &["hello"], awaits: true, ..Script::default() });
+    let next = |wire: &World| wire.client.deadline().map(|at| (at.timer, at.at.since(wire.now)));
+
+    wire.client.handle(wire.now, Event::Start);
+    assert_eq!(next(&wire), Some((Timer::Dial, limits.dial_limit)));
+    wire.drain();
+    wire.wait(limits.dial_limit - almost);
+    wire.open();
+    wire.drain();
+    assert_eq!(next(&wire), Some((Timer::Greeting, limits.greeting_limit)));
+    wire.wait(limits.greeting_limit - almost);
+    wire.hear("welcome");
+    wire.push("a", Level::Received);
+    wire.drain();
+    assert_eq!(wire.client.status().phase, Phase::Up);
+    assert_eq!(next(&wire), Some((Timer::Ping, limits.ping_interval)));
+}
+
 // ---- Stop and close -----------------------------------------------------------------------------
 
 /// H34: stopping keeps what is queued, and starting again sends it.
