@@ -230,7 +230,7 @@ where
         moved |= self.push_backlog();
         if idle && self.taken.batch.capacity() > MAX_FRAMES {
             // The vector that is not on the desk; the other one comes back with the next exchange.
-            self.taken.batch = Vec::new();
+            self.taken.batch = VecDeque::new();
         }
         let mut commands = std::mem::take(&mut self.taken.commands);
         for command in commands.drain(..) {
