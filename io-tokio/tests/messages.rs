@@ -56,6 +56,22 @@ async fn a_receipt_may_be_awaited_early_late_or_never() {
     assert_eq!(peer.got(), ["early", "late", "never"]);
 }
 
+/// H56: a driver that sleeps is woken by the first message, and each leaves without waiting for
+/// more.
+#[tokio::test(start_paused = true)]
+async fn a_lone_message_leaves_at_once() {
+    let peer = Peer::default();
+    let (client, _inbound) = peer.start();
+    until("it is up", || client.status().borrow().phase == Phase::Up).await;
+    for n in 0..100 {
+        settle().await;
+        let began = Instant::now();
+        let receipt = sent(&client, n.to_string()).await;
+        assert_eq!(soon("a receipt", receipt.into_future()).await, Ok(()));
+        assert_eq!(began.elapsed(), Duration::ZERO, "no timer has to run out for it");
+    }
+}
+
 /// H26: a failure is handed out once: to its receipt if that is awaited, else in one report.
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_handed_out_once() {

@@ -301,7 +301,8 @@ impl Dialect for Acking {
 /// Polls a future in the very moment in which it is woken, from inside of whoever wakes it: it
 /// sees what another thread could see in that moment.
 pub(crate) struct Inquisitive<F: Future> {
-    state: Mutex<(Option<Pin<Box<F>>>, Option<F::Output>)>,
+    future: Mutex<Option<Pin<Box<F>>>>,
+    outcome: Mutex<Option<F::Output>>,
 }
 
 impl<F> Inquisitive<F>
@@ -310,14 +311,17 @@ where
     F::Output: Clone + Send + 'static,
 {
     pub(crate) fn new(future: F) -> Arc<Self> {
-        let this = Arc::new(Self { state: Mutex::new((Some(Box::pin(future)), None)) });
+        let this = Arc::new(Self {
+            future: Mutex::new(Some(Box::pin(future))),
+            outcome: Mutex::new(None),
+        });
         Arc::clone(&this).wake();
         assert!(this.outcome().is_none(), "it should wait");
         this
     }
 
     pub(crate) fn outcome(&self) -> Option<F::Output> {
-        self.state.lock().expect("no panic").1.clone()
+        self.outcome.lock().expect("no panic").clone()
     }
 }
 
@@ -328,12 +332,10 @@ where
 {
     fn wake(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
-        let Some(mut future) = self.state.lock().expect("no panic").0.take() else { return };
-        let mut state = (None, None);
+        let Some(mut future) = self.future.lock().expect("no panic").take() else { return };
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => state.1 = Some(output),
-            Poll::Pending => state.0 = Some(future),
+            Poll::Ready(output) => *self.outcome.lock().expect("no panic") = Some(output),
+            Poll::Pending => *self.future.lock().expect("no panic") = Some(future),
         }
-        *self.state.lock().expect("no panic") = state;
     }
 }
