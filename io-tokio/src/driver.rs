@@ -489,16 +489,8 @@ where
     }
 
     /// Whether nothing is left to do, ever.
-    fn is_over(&mut self) -> bool {
-        if !self.closing {
-            return false;
-        }
-        let stopped = matches!(self.client.status().phase, Phase::Stopped { .. });
-        if stopped && !self.client.outbox().is_settled() {
-            // Nothing will be delivered any more, so there is no use in waiting for the deadline.
-            self.client.handle(self.now, Event::Close { deadline: self.now });
-        }
-        stopped && self.backlog.is_empty() && self.client.outbox().is_empty()
+    fn is_over(&self) -> bool {
+        self.client.is_over() && self.backlog.is_empty()
     }
 
     /// Leaves the last news.
