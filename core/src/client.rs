@@ -75,7 +75,7 @@ pub enum Event<C> {
     Heard(Attempt),
     /// The socket took bytes.
     Took(Attempt),
-    /// Everything handed over so far was flushed to the socket.
+    /// Everything handed over so far was flushed to the socket. May be said again.
     Flushed(Attempt),
     /// The driver stopped reading, for want of room.
     Paused(Attempt),
