@@ -601,10 +601,7 @@ where
 
     /// Whether nothing is left to do, ever.
     fn is_over(&self) -> bool {
-        self.closing.is_some()
-            && self.is_stopped()
-            && self.backlog.is_empty()
-            && self.client.outbox().is_empty()
+        self.client.is_over() && self.backlog.is_empty()
     }
 
     /// Leaves the last news.
