@@ -20,12 +20,30 @@ use core::{
 };
 
 use bowline_core::{
-    Attempt, Backoff, Body, Dialect, Frame, Instant, Loss, OutboxId, Plain, Sink, VerdictLimits,
-    loss::verdict,
+    Attempt, Backoff, Body, Client, ClientConfig, Dialect, Event, Frame, Instant, Loss, OutboxId,
+    Output, Plain, PushOptions, Sink, Snapshot, VerdictLimits, Wire, loss::verdict,
 };
 use rand_core::TryRng;
 
-/// Calls into every part of the core that stands by itself.
+/// A client that pushes, is stored, and goes on.
+fn clients(seed: u64) -> u64 {
+    let config = ClientConfig::default();
+    let Ok(mut client) = Client::new(config.clone(), Plain, Counter(seed)) else { return 0 };
+    let mut now = Instant::ZERO;
+    client.handle(now, Event::Start);
+    let taken = client.push(now, "no std".into(), PushOptions::default()).is_ok();
+    while let Output::Dial(_) | Output::Status(_) = client.poll(Wire::Blocked) {}
+    if let Some(deadline) = client.deadline() {
+        now = deadline.at;
+    }
+    client.handle(now, Event::Tick);
+    let snapshot = serde_json::to_vec(&client.outbox().snapshot()).unwrap_or_default();
+    let restored = serde_json::from_slice::<Snapshot>(&snapshot)
+        .is_ok_and(|snapshot| Client::restore(config, Plain, Counter(seed), now, snapshot).is_ok());
+    client.stats().queued as u64 + u64::from(taken) + u64::from(restored)
+}
+
+/// Calls into every part of the core.
 #[unsafe(no_mangle)]
 pub extern "C" fn bowline_no_std(seed: u64) -> u64 {
     let mut rng = Counter(seed);
@@ -46,9 +64,10 @@ pub extern "C" fn bowline_no_std(seed: u64) -> u64 {
     let restored: Result<(OutboxId, Instant), _> = serde_json::from_slice(&stored);
     let signals: Vec<_> = sink.signals;
 
-    at.as_micros()
+    clients(seed)
+        + at.as_micros()
         + Attempt::new(seed).get()
-        + frame.len() as u64
+        + frame.payload_len() as u64
         + signals.len() as u64
         + u64::from(restored.is_ok())
 }
