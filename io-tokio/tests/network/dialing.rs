@@ -203,7 +203,7 @@ async fn a_client_that_was_up_sits_out_every_refusal_at_the_cap_of_its_backoff()
     soon(receipt.into_future()).await.expect("delivered");
 }
 
-/// Also H9.
+/// H9
 #[tokio::test(start_paused = true)]
 async fn a_401_has_the_provider_asked_again_and_the_second_in_a_row_is_fatal() {
     for code in [401, 403] {
@@ -351,15 +351,17 @@ async fn a_flapping_server_is_dialed_ever_more_rarely() {
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_flapping_is_some_hundred_dials_and_not_thousands() {
     let (_client, _inbound, mut net) = client(|_| {});
-    let (began_at, mut dials, mut last_at) = (Instant::now(), 0, Instant::now());
+    let began_at = Instant::now();
+    let (mut dials, mut last_at) = (0, began_at);
     while began_at.elapsed() < HOUR {
         let dial = net.dial().await;
         assert!(dial.at - last_at <= 30 * SECOND + Duration::from_millis(10));
         last_at = dial.at;
         drop(dial.open().await);
         dials += 1;
+        assert!(dials < 400, "after {:?}", began_at.elapsed());
     }
-    assert!((150..400).contains(&dials), "{dials}");
+    assert!(dials > 150, "{dials}");
 }
 
 /// H21, H70: a link that was up for `stable_after` has forgotten the failures before it, however

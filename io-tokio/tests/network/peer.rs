@@ -269,13 +269,17 @@ impl Peer {
 
     /// The next message, with all pings before it answered.
     pub(crate) async fn message(&mut self) -> String {
-        loop {
-            match self.hear().await.expect("the client is there") {
-                Heard::Text(text) => return text,
-                Heard::Ping(payload) => self.write(&frame(PONG, &payload)).await,
-                heard @ (Heard::Pong(_) | Heard::Close(_)) => panic!("{heard:?}"),
+        let message = async {
+            loop {
+                match self.hear().await.expect("the client is there") {
+                    Heard::Text(text) => return text,
+                    Heard::Ping(payload) => self.write(&frame(PONG, &payload)).await,
+                    heard @ (Heard::Pong(_) | Heard::Close(_)) => panic!("{heard:?}"),
+                }
             }
-        }
+        };
+        // Its pings alone would have it wait for ever.
+        soon(message).await
     }
 
     /// The next ping, left unanswered, and nothing before it.
