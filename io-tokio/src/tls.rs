@@ -33,6 +33,8 @@ pub struct Tls {
     backend: Backend,
 }
 
+// Without a TLS feature there is nobody to read them.
+#[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
 #[derive(Clone)]
 enum Root {
     Der(Vec<u8>),
