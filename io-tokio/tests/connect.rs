@@ -5,7 +5,6 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -205,6 +204,8 @@ fn resident() -> usize {
 
 #[cfg(feature = "rustls")]
 mod tls {
+    use std::sync::Arc;
+
     use bowline_tokio::tls::Tls;
     use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, date_time_ymd};
     use rustls::pki_types::PrivateKeyDer;
