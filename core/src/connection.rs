@@ -106,7 +106,7 @@ pub struct ConnectionConfig {
     /// Whether the transport can ping. If not, silence is legal and nothing but an I/O error or
     /// `Overdue` ends a link. Default true.
     pub can_ping: bool,
-    /// What follows from a loss. Default [`verdict`](crate::loss::verdict).
+    /// What follows from a loss. Default [`verdict`].
     pub verdict: VerdictFn,
 }
 
