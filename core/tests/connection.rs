@@ -326,7 +326,7 @@ fn stop_while_there_is_no_attempt_stops_at_once() {
     }
 }
 
-/// H23, H8: the whole table at a glance, including all that must not happen.
+/// H8: the whole table at a glance, including all that must not happen.
 ///
 /// `x` acts, `.` is ignored, `#` is ignored and counted as stale. All events are of the newest
 /// attempt and come 10 ms after the last thing that happened.
