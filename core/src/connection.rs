@@ -72,6 +72,12 @@ use crate::{
     time::{Attempt, Deadline, Instant, Timer},
 };
 
+/// A first ping may go unanswered for this many times `ping_interval + pong_limit` while the peer is
+/// heard. The verdict is final, and a pong may be late for a good reason: it travels behind all that
+/// the peer has sent before. At the defaults this is 150 s, in which a link of 1 Mbit/s carries
+/// 18 MB, more than the largest inbound message.
+const DEAF_AFTER: u32 = 5;
+
 /// The settings of a [`Connection`]. [`validate`](Self::validate) checks them together.
 ///
 /// Every duration is from 1 ms to a day, unless it says otherwise.
@@ -808,7 +814,8 @@ impl<R: Rng> Connection<R> {
 
     /// Whether the peer had all the time that it could need to answer a first ping, and did not.
     fn seems_deaf_to_pings(&self) -> bool {
-        let patience = self.config.ping_interval.saturating_add(self.config.pong_limit);
+        let silence = self.config.ping_interval.saturating_add(self.config.pong_limit);
+        let patience = silence.saturating_mul(DEAF_AFTER);
         !self.answers_pings
             && !self.paused
             && self.unanswered_since.is_some_and(|since| (since + patience).has_passed(self.now))

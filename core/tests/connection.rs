@@ -746,7 +746,7 @@ fn a_tick_while_paused_ends_nothing_and_owes_nothing() {
 fn a_peer_that_talks_and_never_answers_a_ping_ends_in_an_error_that_says_so() {
     let mut world = World::up_and_not_ponged();
     let mut died_at = None;
-    for now in (2_000..122_000).step_by(1_000) {
+    for now in (2_000..302_000).step_by(1_000) {
         for owed in world.say(now, Event::Heard(a(1))) {
             match owed {
                 Output::Ping(_) => {
@@ -761,8 +761,8 @@ fn a_peer_that_talks_and_never_answers_a_ping_ends_in_an_error_that_says_so() {
     }
     let reason = StopReason::Fatal(Loss::NeverPonged);
     assert_eq!(world.state(), State::Stopped { reason }, "though it has been up");
-    // Not before the peer was heard a whole ping interval and pong limit after the first ping.
-    assert!(died_at.is_some_and(|at| (52_000..=62_000).contains(&at)), "{died_at:?}");
+    // Not before the peer was heard five ping intervals and pong limits after the first ping.
+    assert!(died_at.is_some_and(|at| (172_000..=182_000).contains(&at)), "{died_at:?}");
     assert!(reason.to_string().contains("never answered a ping"));
 }
 
@@ -843,12 +843,12 @@ fn a_first_pong_in_the_same_wake_up_as_the_bytes_that_condemn_the_peer_acquits_i
     let mut world = World::up_and_not_ponged();
     assert_eq!(world.say(22_000, Event::Tick), [Output::Ping(a(1))]);
     world.say(22_000, Event::Flushed(a(1)));
-    for now in (23_000..52_000).step_by(1_000) {
+    for now in (23_000..172_000).step_by(1_000) {
         world.say(now, Event::Heard(a(1)));
         world.say(now, Event::Flushed(a(1)));
     }
-    assert_eq!(world.say(52_000, Event::Heard(a(1))), []);
-    assert_eq!(world.say(52_000, Event::Ponged(a(1))), []);
+    assert_eq!(world.say(172_000, Event::Heard(a(1))), []);
+    assert_eq!(world.say(172_000, Event::Ponged(a(1))), []);
     assert_eq!(world.say(1_000_000, Event::Heard(a(1))), []);
     assert_eq!(world.link(), Link::Up(a(1)));
 }
@@ -860,7 +860,7 @@ fn a_first_pong_behind_what_a_paused_driver_left_unread_is_waited_for() {
     assert_eq!(world.say(22_000, Event::Tick), [Output::Ping(a(1))]);
     world.say(22_000, Event::Flushed(a(1)));
     world.say(22_100, Event::Paused(a(1)));
-    assert_eq!(world.say(90_000, Event::Heard(a(1))), [], "what was read before the pause");
+    assert_eq!(world.say(190_000, Event::Heard(a(1))), [], "what was read before the pause");
     world.say(200_000, Event::Resumed(a(1)));
     for now in (200_000..230_000).step_by(1_000) {
         for owed in world.say(now, Event::Heard(a(1))) {

@@ -272,8 +272,8 @@ async fn a_peer_that_sends_but_never_pongs_is_told_so_within_a_bounded_time() {
     assert_eq!(error, ReceiptError::Wait(never));
     assert!(error.to_string().contains("has never answered a ping"), "{error}");
     // Silence counts from the beginning, as the peer is heard all the time: `ping_interval` to the
-    // first ping, the same and twice `pong_limit` for its answer.
-    assert!(up_at.elapsed() <= 62 * SECOND, "{:?}", up_at.elapsed());
+    // first ping, five times that and `pong_limit` for its answer, and one `pong_limit` more.
+    assert!(up_at.elapsed() <= 182 * SECOND, "{:?}", up_at.elapsed());
     sleep(HOUR).await;
     assert!(net.is_quiet());
 }
