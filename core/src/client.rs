@@ -75,7 +75,7 @@ pub enum Event<C> {
     Heard(Attempt),
     /// The socket took bytes.
     Took(Attempt),
-    /// Everything handed over so far was flushed to the socket.
+    /// Everything handed over so far was flushed to the socket. May be said again.
     Flushed(Attempt),
     /// The driver stopped reading, for want of room.
     Paused(Attempt),
@@ -87,8 +87,8 @@ pub enum Event<C> {
     Nudge,
     /// The message is no longer wanted.
     Cancel(Seq),
-    /// Drain: take no more messages, deliver what there is, then stop. At the deadline what is
-    /// left is handed back.
+    /// Drain: take no more messages, deliver what there is, then stop. What is left is handed back
+    /// at the deadline, or as soon as the connection is stopped: nothing would deliver it any more.
     Close {
         /// That deadline; [`Instant::NEVER`] for none.
         deadline: Instant,
@@ -471,9 +471,16 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             moved = true;
         }
         // The user's close: a drain that is done stops the connection.
-        if self.outbox.is_closed() && self.outbox.is_settled() && !self.is_stopping() {
-            self.connection.take_in(now, ConnectionEvent::Stop);
-            moved = true;
+        if self.outbox.is_closed() {
+            if self.outbox.is_settled() && !self.is_stopping() {
+                self.connection.take_in(now, ConnectionEvent::Stop);
+                moved = true;
+            }
+            if !self.outbox.is_settled() && self.is_stopped() {
+                let deadline = Instant::ZERO;
+                self.outbox.handle(now, OutboxEvent::Close { deadline });
+                moved = true;
+            }
         }
         if !self.is_open() {
             self.greeting.clear();
@@ -487,6 +494,10 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             self.connection.state(),
             ConnectionState::Closing { .. } | ConnectionState::Stopped { .. }
         )
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.connection.state(), ConnectionState::Stopped { .. })
     }
 
     fn look_at_clock(&mut self) {
@@ -593,6 +604,16 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             last_loss: self.connection.last_loss(),
             suspected: self.outbox.suspected(),
         }
+    }
+
+    /// Whether the client was closed and its driver may end: the connection is stopped, every
+    /// message is settled, and all of that has been polled.
+    pub fn is_over(&self) -> bool {
+        self.is_stopped()
+            && !self.connection.owes_order()
+            && self.outbox.is_closed()
+            && self.outbox.is_empty()
+            && self.reported == self.status()
     }
 
     /// Counters and gauges.

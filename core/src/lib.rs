@@ -20,6 +20,7 @@
 //! - [`connection`]: machine 1. Dials, greets, beats, backs off, gives up.
 //! - [`outbox`]: machine 2. Queues, transmits, settles.
 //! - [`client`]: composes them with a [`dialect`]: frames in, frames out.
+//! - [`drive`]: how to run a client, for whoever writes a driver.
 //! - [`backoff`] and [`loss`]: how long to wait, and what follows from the end of a connection.
 //!
 //! Two arrows lead between the machines, and nothing else: the connection tells the outbox whether
@@ -38,69 +39,10 @@
 //! - **Determined.** The same settings, seed and inputs give the same outputs.
 //! - **Bounded** in messages and in bytes, by the settings.
 //!
-//! # A program
+//! # Drive it yourself
 //!
-//! One client and one peer, in memory, with a network that fails once:
-//!
-//! ```
-//! use bowline_core::{
-//!     Client, ClientConfig, Event, Frame, Instant, Loss, Opened, Output, Plain, PushOptions,
-//!     Received, Wire,
-//! };
-//! use rand_core::SeedableRng;
-//! use std::collections::VecDeque;
-//!
-//! let rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-//! let mut client = Client::new(ClientConfig::default(), Plain, rng)?;
-//! let mut now = Instant::ZERO;
-//! client.handle(now, Event::Start);
-//! client.push(now, "hello".into(), PushOptions::default())?;
-//!
-//! // What the peer got, and what it has sent.
-//! let (mut ledger, mut pongs) = (Vec::new(), VecDeque::new());
-//! let mut connected = None;
-//! 'run: loop {
-//!     // Read until there is nothing more, then tell the time.
-//!     if let Some(attempt) = connected {
-//!         while let Some(pong) = pongs.pop_front() {
-//!             let _message = client.receive(now, attempt, Received::Pong(pong));
-//!         }
-//!     }
-//!     client.handle(now, Event::Tick);
-//!
-//!     // Do what is owed.
-//!     let deadline = loop {
-//!         let wire = if connected.is_some() { Wire::Ready } else { Wire::Blocked };
-//!         match client.poll(wire) {
-//!             // The first dial fails; the core backs off by itself.
-//!             Output::Dial(a) if a.get() == 1 => client.handle(now, Event::Lost(a, Loss::Connect)),
-//!             Output::Dial(a) => {
-//!                 connected = Some(a);
-//!                 client.handle(now, Event::Opened(Opened::new(a, ())));
-//!             }
-//!             Output::Send(_, Frame::Data(body)) => ledger.push(body),
-//!             Output::Send(_, Frame::Ping(ping)) => pongs.push_back(ping.payload().to_vec().into()),
-//!             Output::Delivered { first, last } => {
-//!                 assert_eq!((first.get(), last.get()), (1, 1));
-//!                 break 'run;
-//!             }
-//!             Output::Failed(failed) => panic!("{:?}", failed.reason),
-//!             Output::Close(..) | Output::Abort(_) => connected = None,
-//!             Output::Status(_) => {}
-//!             Output::WaitUntil(deadline) => break deadline,
-//!         }
-//!     };
-//!     if let Some(attempt) = connected {
-//!         client.handle(now, Event::Flushed(attempt));
-//!     }
-//!     // Sleep until the deadline, or until there is something to read.
-//!     if let (true, Some(deadline)) = (pongs.is_empty(), deadline) {
-//!         now = deadline.at;
-//!     }
-//! }
-//! assert_eq!(ledger, ["hello".into()]);
-//! # Ok::<_, Box<dyn std::error::Error>>(())
-//! ```
+//! [`drive`] tells how, with a whole program. The example `blocking` does it with threads, a poller
+//! and no async.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(
@@ -118,6 +60,7 @@ pub mod client;
 pub mod config;
 pub mod connection;
 pub mod dialect;
+pub mod drive;
 mod expiry;
 pub mod loss;
 pub mod outbox;

@@ -1025,7 +1025,10 @@ impl Outbox {
         match self.admit(&body, &options) {
             Ok(level) => {
                 let pushed = self.insert(body, options, level);
-                self.tidy();
+                // One more at the end leaves everything in order.
+                if !pushed.displaced.is_empty() {
+                    self.tidy();
+                }
                 self.look_at_clock(now);
                 Ok(pushed)
             }
@@ -1168,12 +1171,9 @@ impl Outbox {
     /// Says `Tick` to every timer that has run out.
     pub(crate) fn look_at_clock(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        loop {
+        while self.deadline().is_some_and(|deadline| deadline.at.has_passed(self.now)) {
             self.step(OutboxEvent::Tick);
             self.tidy();
-            if !self.deadline().is_some_and(|deadline| deadline.at.has_passed(self.now)) {
-                return;
-            }
         }
     }
 
@@ -1627,6 +1627,9 @@ impl Outbox {
         let Some(front) = self.slots.front() else { return 0 };
         let guess = seq.get().saturating_sub(front.seq.get());
         let guess = usize::try_from(guess).unwrap_or(usize::MAX).min(self.slots.len());
+        if self.slots.get(guess).is_some_and(|slot| slot.seq == seq) {
+            return guess;
+        }
         let fits = |place: usize| self.slots.get(place).is_none_or(|slot| slot.seq >= seq);
         if fits(guess) && (guess == 0 || !fits(guess - 1)) {
             return guess;
@@ -1644,8 +1647,12 @@ impl Outbox {
     }
 
     fn id_of(&self, seq: Seq) -> MessageId {
-        let outbox = self.epochs.get(self.epoch_of(seq)).map_or(self.id(), |epoch| epoch.id);
-        MessageId { outbox, seq }
+        let epoch = match self.epochs.back() {
+            // All but what was restored.
+            Some(newest) if newest.first <= seq => Some(newest),
+            Some(_) | None => self.epochs.get(self.epoch_of(seq)),
+        };
+        MessageId { outbox: epoch.map_or(self.id(), |epoch| epoch.id), seq }
     }
 
     /// The lowest unsettled message of an outbox; nothing below it will be sent again.
@@ -1748,6 +1755,9 @@ impl Outbox {
     /// Runs the ack clock for the first message whose ack is awaited, from the pong that shows
     /// that the peer has it, or from its transmission where there are no pings.
     fn watch_acks(&mut self) {
+        if !self.config.can_ack {
+            return;
+        }
         self.skip_to_awaited();
         let subject = self.find(self.awaited).filter(|&place| self.is_awaited(place));
         let subject = subject.map(|place| self.slots[place].seq);
@@ -1940,7 +1950,7 @@ impl Outbox {
         let first = Item { id: self.id_of(slot.seq), level: slot.level, body };
         let batch = Batch { outbox: self, first, place };
         let taken = frame(batch);
-        let taken = if taken <= 1 { 1 } else { taken.min(batch.iter().count()) };
+        let taken = batch.iter().take(taken.max(1)).count();
 
         let mut left = taken;
         let mut place = place;

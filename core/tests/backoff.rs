@@ -57,7 +57,7 @@ fn the_ceiling_doubles_from_the_base_to_the_cap() {
 }
 
 proptest! {
-    /// H4, H5, H6: whatever was accepted, whatever the dice.
+    /// H4: whatever was accepted, whatever the dice.
     #[test]
     fn every_delay_is_between_its_floor_and_its_ceiling(
         backoff in accepted(),

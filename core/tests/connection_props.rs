@@ -257,7 +257,7 @@ proptest! {
     }
 
     /// R2: between a failure and the next dial is at least what the policy says, so the dials in
-    /// any window are bounded, whether the server refuses or accepts and drops. H7
+    /// any window are bounded, whether the server refuses or accepts and drops.
     #[test]
     fn no_dial_comes_before_the_backoff_is_over(
         config in configs(),

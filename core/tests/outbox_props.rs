@@ -10,7 +10,7 @@ use std::{
 use bowline_core::{
     Ack, Amount, Attempt, Body, Deadline, FailReason, Failed, Fate, Instant, Key, Level, MessageId,
     Nack, OnSuspected, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,
-    Overflow, PushOptions, Refused, Seq, Timer, Wire,
+    Overflow, PushOptions, Refused, Seq, Timer, Wire, outbox::OutboxView,
 };
 use proptest::prelude::*;
 
@@ -146,6 +146,7 @@ struct Pair {
     ledger: Ledger,
     /// What the driver's clock says.
     now: Instant,
+    begun: Instant,
     attempts: u64,
     restores: u64,
 }
@@ -159,6 +160,7 @@ impl Pair {
             model: Model::new(config, id),
             ledger: Ledger::default(),
             now,
+            begun: now,
             attempts: 0,
             restores: 0,
         }
@@ -171,10 +173,11 @@ impl Pair {
                 self.now = self.now + Duration::from_micros(*micros);
                 self.event(OutboxEvent::Tick);
             }
-            Op::Back(micros) => {
+            Op::Back { micros, ttl } => {
                 let back = Instant::from_micros(self.now.as_micros().saturating_sub(*micros));
-                let now = std::mem::replace(&mut self.now, back);
+                let now = std::mem::replace(&mut self.now, back.max(self.begun));
                 self.event(OutboxEvent::Tick);
+                self.push(Level::Acked, 1, None, *ttl);
                 self.now = now;
             }
             Op::Up => {
@@ -285,10 +288,10 @@ impl Pair {
     }
 
     /// The state once the clock has been looked at, so that only the event itself can change it.
-    fn settled_view(&mut self) -> String {
+    fn settled_view(&self) -> OutboxView {
         let mut outbox = self.outbox.clone();
         outbox.handle(self.now, OutboxEvent::Tick);
-        format!("{:?}", outbox.view())
+        outbox.view()
     }
 
     fn poll(&mut self, wire: Wire) -> OutboxOutput {
@@ -1301,12 +1304,23 @@ const TTLS: [Duration; 3] =
 
 #[derive(Clone, Debug)]
 enum Op {
-    Push { level: Level, len: usize, key: Option<u8>, ttl: Option<u8> },
+    Push {
+        level: Level,
+        len: usize,
+        key: Option<u8>,
+        ttl: Option<u8>,
+    },
     Wait(u64),
-    Back(u64),
+    /// A tick and a push from a clock that has gone back by so many microseconds.
+    Back {
+        micros: u64,
+        ttl: Option<u8>,
+    },
     Up,
     UpAgain(u8),
-    Down { accused: bool },
+    Down {
+        accused: bool,
+    },
     Flushed(Whose),
     Ponged(Whose, Pick),
     Acked(Whose, How, Pick),
@@ -1433,6 +1447,7 @@ fn any_op(restores: bool) -> impl Strategy<Value = Op> {
     } else {
         prop_oneof![4 => Just(None), 1 => (0..3_u8).prop_map(Some)].boxed()
     };
+    let back = (0..200_000_u64, ttl.clone()).prop_map(|(micros, ttl)| Op::Back { micros, ttl });
     let key = prop_oneof![3 => Just(None), 1 => (0..2_u8).prop_map(Some)];
     let push = (any_level(), 0..=5_usize, key, ttl).prop_map(|(level, len, key, ttl)| Op::Push {
         level,
@@ -1444,7 +1459,7 @@ fn any_op(restores: bool) -> impl Strategy<Value = Op> {
     prop_oneof![
         18 => push,
         10 => micros.prop_map(Op::Wait),
-        1 => (0..200_000_u64).prop_map(Op::Back),
+        1 => back,
         10 => Just(Op::Up),
         1 => (0..3_u8).prop_map(Op::UpAgain),
         5 => prop::bool::weighted(0.4).prop_map(|accused| Op::Down { accused }),

@@ -154,6 +154,9 @@ pub(crate) struct Rules {
     pub(crate) can_ack: bool,
 }
 
+/// Who waits for which message, told apart by ticket.
+type Waiters = BTreeMap<(Seq, u64), Waker>;
+
 pub(crate) struct Desk {
     pub(crate) rules: Rules,
     state: Mutex<State>,
@@ -161,7 +164,7 @@ pub(crate) struct Desk {
 
 pub(crate) struct State {
     // ---- From the handles to the driver.
-    batch: Vec<Entry>,
+    batch: VecDeque<Entry>,
     batch_size: Amount,
     commands: Vec<Command>,
     /// The number of the next message.
@@ -169,6 +172,8 @@ pub(crate) struct State {
     /// Set aside for permits.
     reserved: Amount,
     closing: bool,
+    /// The driver is being dropped: it has taken what there was, and will take no more.
+    shut: bool,
     /// The driver, while it sleeps.
     driver: Option<Waker>,
     /// Handles and the inbound half.
@@ -184,8 +189,10 @@ pub(crate) struct State {
     // ---- Who waits.
     /// For room, in the order in which they came.
     producers: VecDeque<(u64, Waker)>,
-    /// For the settlement of a message and, where the flag is set, of all before it.
-    waiters: BTreeMap<(Seq, u64), Waker>,
+    /// For the settlement of one message.
+    receipts: Waiters,
+    /// For the settlement of a message and of all before it, or for the end.
+    flushes: Waiters,
     next_waiter: u64,
 }
 
@@ -194,12 +201,13 @@ impl Desk {
         Self {
             rules,
             state: Mutex::new(State {
-                batch: Vec::new(),
+                batch: VecDeque::new(),
                 batch_size: Amount::default(),
                 commands: Vec::new(),
                 next,
                 reserved: Amount::default(),
                 closing: false,
+                shut: false,
                 driver: None,
                 holders: 0,
                 room,
@@ -208,7 +216,8 @@ impl Desk {
                 failures: Failures::default(),
                 stats: Stats::default(),
                 producers: VecDeque::new(),
-                waiters: BTreeMap::new(),
+                receipts: Waiters::new(),
+                flushes: Waiters::new(),
                 next_waiter: 0,
             }),
         }
@@ -339,23 +348,34 @@ impl Desk {
     ) -> Poll<Result<(), ReceiptError>> {
         let mut state = self.lock();
         if let Some(failure) = state.failures.take(seq) {
-            state.stop_waiting(seq, ticket);
+            state.leave_receipts(seq, ticket);
             return Poll::Ready(Err(ReceiptError::Failed(failure)));
         }
         let outcome = if state.failures.reported(seq) {
             Err(ReceiptError::Reported(seq))
+        } else if seq >= state.watermark {
+            // Not settled, as far as is known.
+            if let Some(error) = state.wait_error() {
+                Err(error.into())
+            } else {
+                let id = state.ticket(ticket);
+                state.receipts.insert((seq, id), cx.waker().clone());
+                return Poll::Pending;
+            }
         } else if seq < state.failures.horizon {
             Err(ReceiptError::Forgotten(seq))
-        } else if seq < state.watermark {
-            Ok(())
-        } else if let Some(error) = state.wait_error() {
-            Err(error.into())
         } else {
-            state.wait(seq, ticket, cx.waker());
-            return Poll::Pending;
+            Ok(())
         };
-        state.stop_waiting(seq, ticket);
+        state.leave_receipts(seq, ticket);
         Poll::Ready(outcome)
+    }
+
+    /// Gives up waiting for a message.
+    pub(crate) fn leave_receipts(&self, seq: Seq, ticket: &mut Option<u64>) {
+        if ticket.is_some() {
+            self.lock().leave_receipts(seq, ticket);
+        }
     }
 
     /// Waits until all messages before `next` are settled.
@@ -366,17 +386,16 @@ impl Desk {
         next: Seq,
     ) -> Poll<Result<(), WaitError>> {
         let mut state = self.lock();
-        let outcome = if state.watermark >= next {
-            Ok(())
-        } else if let Some(error) = state.wait_error() {
-            Err(error)
-        } else {
-            // Waits for the last of them; a failure of that one alone wakes too early, no harm.
-            state.wait(Seq::new(next.get() - 1), ticket, cx.waker());
-            return Poll::Pending;
-        };
-        state.stop_waiting(Seq::new(next.get() - 1), ticket);
-        Poll::Ready(outcome)
+        if state.watermark >= next {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = state.wait_error() {
+            return Poll::Ready(Err(error));
+        }
+        // For the last of them: a number below `next`, for the watermark is below it.
+        let id = state.ticket(ticket);
+        state.flushes.insert((Seq::new(next.get() - 1), id), cx.waker().clone());
+        Poll::Pending
     }
 
     /// Waits until the driver is done.
@@ -391,15 +410,17 @@ impl Desk {
             Halt::Done => Poll::Ready(Ok(())),
             Halt::Gone => Poll::Ready(Err(WaitError::Gone)),
             Halt::None | Halt::Stalled | Halt::Stopped(_) => {
-                state.wait(end, ticket, cx.waker());
+                let id = state.ticket(ticket);
+                state.flushes.insert((end, id), cx.waker().clone());
                 Poll::Pending
             }
         }
     }
 
-    pub(crate) fn stop_waiting(&self, seq: Seq, ticket: &mut Option<u64>) {
-        if ticket.is_some() {
-            self.lock().stop_waiting(seq, ticket);
+    /// Gives up waiting for all messages up to one, or for the end.
+    pub(crate) fn leave_flushes(&self, seq: Seq, ticket: &mut Option<u64>) {
+        if let Some(id) = ticket.take() {
+            self.lock().flushes.remove(&(seq, id));
         }
     }
 
@@ -423,7 +444,11 @@ impl Desk {
             state.closing = true;
             sent_away.extend(state.producers.drain(..).map(|(_, waker)| waker));
         }
-        if !matches!(state.halt, Halt::Gone | Halt::Done) {
+        if let (Command::Start, Halt::Stopped(_)) = (&command, state.halt) {
+            // Whoever starts and then sends is not to hear that the client is stopped.
+            state.halt = Halt::None;
+        }
+        if !state.shut && !matches!(state.halt, Halt::Gone | Halt::Done) {
             state.commands.push(command);
             sent_away.extend(state.driver.take());
         }
@@ -465,20 +490,28 @@ impl Desk {
 
         for failure in news.failures.drain(..) {
             let seq = failure.seq;
-            let claimed = state.wakers_at(seq, &mut wake);
+            let claimed = state.wake_receipts(seq, &mut wake);
             unawaited += usize::from(!claimed);
             state.failures.keep(failure, claimed, self.rules.max_kept);
         }
         if news.watermark > state.watermark {
             state.watermark = news.watermark;
-            state.failures.forget_ranges_below(news.watermark);
-            let later = state.waiters.split_off(&(news.watermark, 0));
-            wake.extend(core::mem::replace(&mut state.waiters, later).into_values());
+            let state = &mut *state;
+            for waiters in [&mut state.receipts, &mut state.flushes] {
+                let later = waiters.split_off(&(news.watermark, 0));
+                wake.extend(core::mem::replace(waiters, later).into_values());
+            }
         }
-        if news.halt != state.halt {
-            state.halt = news.halt;
+        let starts = state.commands.iter().any(|command| matches!(command, Command::Start));
+        let halt = match news.halt {
+            Halt::Stopped(_) if starts => Halt::None,
+            halt => halt,
+        };
+        if halt != state.halt {
+            state.halt = halt;
             // Whoever may go on waiting stands in line again.
-            wake.extend(core::mem::take(&mut state.waiters).into_values());
+            wake.extend(core::mem::take(&mut state.receipts).into_values());
+            wake.extend(core::mem::take(&mut state.flushes).into_values());
             wake.extend(state.producers.drain(..).map(|(_, waker)| waker));
         }
         state.stats = news.stats;
@@ -506,6 +539,15 @@ impl Desk {
         wake_all(wake);
         unawaited
     }
+
+    /// Takes what was left here, and refuses everything from now on. What became of it is for a
+    /// last exchange to say.
+    pub(crate) fn shut(&self, taken: &mut Taken) {
+        let mut state = self.lock();
+        state.shut = true;
+        core::mem::swap(&mut state.batch, &mut taken.batch);
+        state.batch_size = Amount::default();
+    }
 }
 
 /// What the driver leaves.
@@ -521,7 +563,7 @@ pub(crate) struct News<'a> {
 /// What the driver takes. Its vectors are empty when it comes, for they are left here.
 #[derive(Default)]
 pub(crate) struct Taken {
-    pub(crate) batch: Vec<Entry>,
+    pub(crate) batch: VecDeque<Entry>,
     pub(crate) commands: Vec<Command>,
     /// Nobody holds a handle or the inbound half.
     pub(crate) abandoned: bool,
@@ -540,6 +582,9 @@ impl State {
     fn is_open(&self) -> Result<(), SendRefused> {
         if self.closing {
             return Err(SendRefused::Closed);
+        }
+        if self.shut {
+            return Err(WaitError::Gone.into());
         }
         match self.halt {
             Halt::None | Halt::Stalled => Ok(()),
@@ -570,7 +615,7 @@ impl State {
         self.next = Seq::new(seq.get() + 1);
         self.batch_size.messages += 1;
         self.batch_size.bytes += entry.size();
-        self.batch.push(entry);
+        self.batch.push_back(entry);
         let wake = if self.batch.len() == 1 { self.driver.take() } else { None };
         (seq, wake)
     }
@@ -610,27 +655,27 @@ impl State {
         self.producers.binary_search_by_key(&id, |&(id, _)| id).ok()
     }
 
-    fn wait(&mut self, seq: Seq, ticket: &mut Option<u64>, waker: &Waker) {
-        let id = *ticket.get_or_insert_with(|| {
+    /// Who waits, for ever the same; drawn when he waits for the first time.
+    fn ticket(&mut self, ticket: &mut Option<u64>) -> u64 {
+        *ticket.get_or_insert_with(|| {
             self.next_waiter += 1;
             self.next_waiter
-        });
-        self.waiters.insert((seq, id), waker.clone());
+        })
     }
 
-    fn stop_waiting(&mut self, seq: Seq, ticket: &mut Option<u64>) {
+    fn leave_receipts(&mut self, seq: Seq, ticket: &mut Option<u64>) {
         if let Some(id) = ticket.take() {
-            self.waiters.remove(&(seq, id));
+            self.receipts.remove(&(seq, id));
             // Whoever was woken for a failure and leaves without it leaves it to the next report.
             self.failures.unclaim(seq);
         }
     }
 
     /// Wakes who waits for exactly this message; says whether anybody does.
-    fn wakers_at(&mut self, seq: Seq, wake: &mut Vec<Waker>) -> bool {
+    fn wake_receipts(&mut self, seq: Seq, wake: &mut Vec<Waker>) -> bool {
         let before = wake.len();
-        while let Some((&at, _)) = self.waiters.range((seq, 0)..=(seq, u64::MAX)).next() {
-            wake.extend(self.waiters.remove(&at));
+        while let Some((&at, _)) = self.receipts.range((seq, 0)..=(seq, u64::MAX)).next() {
+            wake.extend(self.receipts.remove(&at));
         }
         wake.len() > before
     }
@@ -643,7 +688,7 @@ struct Failures {
     amount: Amount,
     /// Numbers of failures that a report has handed out, as ranges: first to last.
     reported: BTreeMap<Seq, Seq>,
-    /// Nothing is known of what became of messages below.
+    /// Of settled messages below it is not known what became of them.
     horizon: Seq,
     /// Failures that were not kept.
     dropped: u64,
@@ -706,7 +751,8 @@ impl Failures {
         self.reported.range(..=seq).next_back().is_some_and(|(_, &last)| seq <= last)
     }
 
-    /// Remembers that a failure was handed out, in as few ranges as will do.
+    /// Remembers that a failure was handed out, in as few ranges as will do. Of too many, the
+    /// oldest goes.
     fn remember(&mut self, seq: Seq) {
         let before = Seq::new(seq.get() - 1);
         let after = Seq::new(seq.get() + 1);
@@ -717,17 +763,10 @@ impl Failures {
                 self.reported.insert(seq, last);
             }
         }
-    }
-
-    /// Keeps the ranges few: the oldest go once all before them is settled.
-    fn forget_ranges_below(&mut self, watermark: Seq) {
-        while self.reported.len() > MAX_RANGES {
-            let Some((&first, &last)) = self.reported.first_key_value() else { return };
-            if last >= watermark {
-                return;
+        if self.reported.len() > MAX_RANGES {
+            if let Some((_, last)) = self.reported.pop_first() {
+                self.horizon = self.horizon.max(Seq::new(last.get() + 1));
             }
-            self.reported.remove(&first);
-            self.horizon = self.horizon.max(Seq::new(last.get() + 1));
         }
     }
 }

@@ -11,7 +11,7 @@
 //! once, so a lone message leaves at once and many leave together.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,8 +19,8 @@ use std::{
 };
 
 use bowline_core::{
-    Amount, Attempt, Client, Dialect, Event, Fate, Frame, Instant, Loss, Opened, Output, Phase,
-    Received, Seq, Status, Wire,
+    Amount, Attempt, Client, Dialect, Event, FailReason, Fate, Frame, Instant, Loss, MessageId,
+    Opened, Output, Phase, Received, Seq, Snapshot, Status, Wire, outbox::SavedMessage,
 };
 use rand_chacha::ChaCha8Rng;
 use tokio::{sync::watch, time::Sleep};
@@ -37,8 +37,13 @@ use crate::{
 /// Frames and bytes that are read, or fed, before the other direction gets its turn.
 const MAX_FRAMES: usize = 256;
 const MAX_BYTES: usize = 64 << 10;
+/// Room for messages on their way from the handles that is kept while there are none: somewhat more
+/// than a producer leaves before it takes a breath.
+const MAX_KEPT: usize = 1024;
 /// Turns before other tasks of the runtime get theirs.
-const MAX_TURNS: usize = 32;
+const MAX_TURNS: u32 = 32;
+
+const RETURNED: FailureReason = FailureReason::Settled(FailReason::Returned);
 
 /// The future that drives a client; [`Builder::start`](crate::Builder::start) spawns it, whoever
 /// calls [`Builder::build`](crate::Builder::build) does so himself. It is done when the client is
@@ -75,9 +80,19 @@ where
     place_of: BTreeMap<Seq, Seq>,
     /// And back: the newest number of each such place.
     number_of: BTreeMap<Seq, Seq>,
-    closing: bool,
+    /// Numbers of messages in the backlog that are to be cancelled once they have a place.
+    unwanted: BTreeSet<Seq>,
+    /// By when it must be over, once the client is being closed. The outbox is told when there is
+    /// no backlog any more.
+    closing: Option<Instant>,
+    /// Messages that were handed back because the client ended.
+    returned: usize,
+    /// Of these, those that never had a place in the outbox.
+    unplaced: u64,
     /// Since when inbound messages are not taken.
     full_since: Option<Instant>,
+    /// Turns since the core was told the time.
+    unticked: u32,
     polls: u64,
     done: bool,
 }
@@ -130,8 +145,12 @@ where
             failures: Vec::new(),
             place_of: BTreeMap::new(),
             number_of: BTreeMap::new(),
-            closing: false,
+            unwanted: BTreeSet::new(),
+            closing: None,
+            returned: 0,
+            unplaced: 0,
             full_since: None,
+            unticked: 0,
             polls: 0,
             done: false,
         }
@@ -154,13 +173,19 @@ where
         moved |= self.poll_dial(cx);
         let (read, more) = self.poll_read(cx);
         moved |= read;
-        if !more {
+        self.unticked = if more { self.unticked + 1 } else { MAX_TURNS };
+        if self.unticked >= MAX_TURNS {
+            // With this much read in a row, the peer sends faster than can be read: deadlines must
+            // not wait for the end of it.
+            self.unticked = 0;
             self.client.handle(self.now, Event::Tick);
         }
         self.watch_inbound();
+        self.watch_close();
         moved |= self.drain(cx);
         moved |= self.poll_flush(cx);
-        moved
+        // A write that failed does not wake the reader, which has to find out what the peer said.
+        moved | self.socket.as_ref().is_some_and(|socket| socket.broken.is_some())
     }
 
     // ---- The desk -----------------------------------------------------------------------------
@@ -197,14 +222,22 @@ where
         }
 
         let mut moved = !self.taken.batch.is_empty() || !self.taken.commands.is_empty();
-        self.backlog.extend(self.taken.batch.drain(..));
+        if self.backlog.is_empty() {
+            std::mem::swap(&mut self.backlog, &mut self.taken.batch);
+        } else {
+            self.backlog.append(&mut self.taken.batch);
+        }
         moved |= self.push_backlog();
+        if idle && self.taken.batch.capacity() > MAX_FRAMES {
+            // The vector that is not on the desk; the other one comes back with the next exchange.
+            self.taken.batch = VecDeque::new();
+        }
         let mut commands = std::mem::take(&mut self.taken.commands);
         for command in commands.drain(..) {
             self.command(command);
         }
         self.taken.commands = commands;
-        if self.taken.abandoned && !self.closing {
+        if self.taken.abandoned && self.closing.is_none() {
             moved = true;
             self.close(self.now + self.drop_limit);
         }
@@ -231,15 +264,18 @@ where
                         self.number_of.insert(pushed.seq, number);
                         self.place_of.insert(number, pushed.seq);
                     }
+                    if self.unwanted.remove(&number) {
+                        self.cancel(number);
+                    }
                 }
-                // The desk has checked all else, and takes no message once the client is closing.
+                // The desk has checked all else, and the outbox is closed only after this.
                 Err(refused) => {
                     self.backlog.push_front(Entry { body: refused.body, options: refused.options });
                     break;
                 }
             }
         }
-        if self.backlog.is_empty() && self.backlog.capacity() > MAX_FRAMES {
+        if self.backlog.is_empty() && self.backlog.capacity() > MAX_KEPT {
             self.backlog = VecDeque::new();
         }
         moved
@@ -249,28 +285,89 @@ where
         match command {
             Command::Start => self.client.handle(self.now, Event::Start),
             Command::Nudge => self.client.handle(self.now, Event::Nudge),
-            Command::Cancel(number) => {
-                let seq = self.place_of.get(&number).copied().unwrap_or(number);
-                // The number of a message that was replaced is not the message in its place.
-                if self.number_of.get(&seq).is_none_or(|&newest| newest == number) {
-                    self.client.handle(self.now, Event::Cancel(seq));
-                }
-            }
+            Command::Cancel(number) => self.cancel(number),
             Command::Close(deadline) => self.close(self.core_time(deadline)),
             Command::Snapshot(reply) => {
                 // Whoever asked may have gone.
-                let _ = reply.send(self.client.outbox().snapshot());
+                let _ = reply.send(self.snapshot());
             }
         }
     }
 
+    fn cancel(&mut self, number: Seq) {
+        let outbox = self.client.outbox();
+        if number >= outbox.next_seq() {
+            if number.get() - outbox.next_seq().get() < self.backlog.len() as u64 {
+                self.unwanted.insert(number);
+            }
+            return;
+        }
+        let seq = self.place_of.get(&number).copied().unwrap_or(number);
+        // The number of a message that was replaced is not the message in its place.
+        if self.number_of.get(&seq).is_none_or(|&newest| newest == number) {
+            self.client.handle(self.now, Event::Cancel(seq));
+        }
+    }
+
+    /// All that is not settled: what the outbox holds, and behind it what has no place yet.
+    fn snapshot(&self) -> Snapshot {
+        let outbox = self.client.outbox();
+        let mut snapshot = outbox.snapshot();
+        for Entry { body, options } in &self.backlog {
+            snapshot.messages.push(SavedMessage {
+                id: MessageId { outbox: outbox.id(), seq: snapshot.next_seq },
+                body: Some(body.clone()),
+                level: options.level.unwrap_or(outbox.config().level),
+                ttl: options.ttl,
+                key: options.key.clone(),
+                outcome: None,
+            });
+            snapshot.next_seq = Seq::new(snapshot.next_seq.get() + 1);
+        }
+        snapshot
+    }
+
+    // ---- Closing ------------------------------------------------------------------------------
+
     fn close(&mut self, deadline: Instant) {
-        self.closing = true;
-        self.client.handle(self.now, Event::Close { deadline });
+        self.closing = Some(self.closing.map_or(deadline, |before| before.min(deadline)));
+        if self.backlog.is_empty() {
+            self.client.handle(self.now, Event::Close { deadline });
+        }
+    }
+
+    /// Goes on with a close that waits for something. What it hands back is reported in this turn:
+    /// before the next one tells the handles that everything is settled.
+    fn watch_close(&mut self) {
+        let Some(deadline) = self.closing else { return };
+        // Nothing will be delivered any more, so there is no use in waiting for the deadline.
+        let deadline = if self.is_stopped() { self.now } else { deadline };
+        if deadline.has_passed(self.now) {
+            self.return_backlog();
+        }
+        let outbox = self.client.outbox();
+        let told = if self.is_stopped() { outbox.is_settled() } else { outbox.is_closed() };
+        if self.backlog.is_empty() && !told {
+            self.client.handle(self.now, Event::Close { deadline });
+        }
+    }
+
+    /// Hands back what never had a place in the outbox.
+    fn return_backlog(&mut self) {
+        while let Some(Entry { body, .. }) = self.backlog.pop_front() {
+            let seq = Seq::new(self.client.outbox().next_seq().get() + self.unplaced);
+            self.unplaced += 1;
+            self.fail(seq, RETURNED, Fate::NotSent, body);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.client.status().phase, Phase::Stopped { .. })
     }
 
     /// A message failed: it is reported under the number that its sender has.
     fn fail(&mut self, place: Seq, reason: FailureReason, fate: Fate, body: bowline_core::Body) {
+        self.returned += usize::from(reason == RETURNED);
         let number = self.number_of.remove(&place);
         if let Some(number) = number {
             self.place_of.remove(&number);
@@ -279,11 +376,19 @@ where
         self.failures.push(Failure { seq, reason, fate, body });
     }
 
+    /// The status, with the suspected message under the number that its sender has.
+    fn named(&self, status: Status) -> Status {
+        let number = |place| self.number_of.get(&place).copied().unwrap_or(place);
+        Status { suspected: status.suspected.map(number), ..status }
+    }
+
     fn halt(&self) -> Halt {
         if let Phase::Stopped { reason } = self.client.status().phase {
             return Halt::Stopped(reason);
         }
-        let stalled = self.full_since.is_some_and(|since| (since + self.stall_limit) <= self.now);
+        // A slow consumer may have made room, but not enough of it for the driver to be woken.
+        let stalled = self.full_since.is_some_and(|since| (since + self.stall_limit) <= self.now)
+            && self.inbox.is_full();
         if stalled { Halt::Stalled } else { Halt::None }
     }
 
@@ -322,7 +427,7 @@ where
         let attempt = socket.attempt;
         let (mut frames, mut bytes, mut moved) = (0, 0, false);
         let mut lost = None;
-        let mut room = self.inbox.room(cx.waker()) > 0 || self.closing;
+        let mut room = self.inbox.room(cx.waker()) > 0 || self.closing.is_some();
         let mut more = room;
         while room && frames < MAX_FRAMES && bytes < MAX_BYTES {
             match socket.transport.poll_receive(cx) {
@@ -353,7 +458,9 @@ where
                     let size = body.len();
                     let received = Received::Data(body);
                     if let Some(message) = self.client.receive(self.now, attempt, received) {
-                        room = self.inbox.put(message, size, self.closing);
+                        room = self.inbox.put(message, size, self.closing.is_some());
+                        // There was room for it, so the consumer is not stalled.
+                        self.full_since = None;
                     }
                 }
             }
@@ -363,6 +470,8 @@ where
             // Asks to be woken, or finds that there is room again.
             room = self.inbox.room(cx.waker()) > 0;
             more = room;
+            // Room that came just now wakes nobody, so there has to be another turn.
+            moved |= room;
             // What is written into a socket that is not read can still show that it is broken.
             lost = lost.or(socket.broken.filter(|_| !room));
         }
@@ -431,6 +540,7 @@ where
                     self.fail(failed.id.seq, reason, failed.fate, failed.body);
                 }
                 Output::Status(status) => {
+                    let status = self.named(status);
                     crate::log::status(&self.status.borrow(), &status);
                     self.status.send_replace(status);
                 }
@@ -472,6 +582,7 @@ where
         let deadline = [
             self.client.deadline().map(|deadline| deadline.at),
             stalled_at.filter(|&at| at > self.now),
+            self.closing.filter(|_| !self.backlog.is_empty()),
         ];
         let deadline = deadline.into_iter().flatten().min();
         let Some(deadline) = deadline else { return false };
@@ -489,16 +600,8 @@ where
     }
 
     /// Whether nothing is left to do, ever.
-    fn is_over(&mut self) -> bool {
-        if !self.closing {
-            return false;
-        }
-        let stopped = matches!(self.client.status().phase, Phase::Stopped { .. });
-        if stopped && !self.client.outbox().is_settled() {
-            // Nothing will be delivered any more, so there is no use in waiting for the deadline.
-            self.client.handle(self.now, Event::Close { deadline: self.now });
-        }
-        stopped && self.backlog.is_empty() && self.client.outbox().is_empty()
+    fn is_over(&self) -> bool {
+        self.client.is_over() && self.backlog.is_empty()
     }
 
     /// Leaves the last news.
@@ -506,18 +609,20 @@ where
         self.done = true;
         self.socket = None;
         self.dialing = None;
-        let left = self.failures.len();
-        crate::log::end(left);
+        crate::log::end(self.returned);
+        let end = self.client.outbox().next_seq().get() + self.unplaced;
         let news = News {
             failures: &mut self.failures,
-            watermark: self.client.outbox().watermark(),
+            watermark: Seq::new(end),
             room: Amount::default(),
             halt,
             stats: Stats { client: self.client.stats(), backlog: 0, polls: self.polls },
         };
         self.desk.exchange(news, &mut self.taken, None);
+        // Whoever waits for the answer to a command that came too late is told so now.
+        self.taken = Taken::default();
         self.inbox.end();
-        self.status.send_replace(self.client.status());
+        self.status.send_replace(self.named(self.client.status()));
     }
 }
 
@@ -598,17 +703,11 @@ where
             return;
         }
         let now = self.now;
-        // What is on the desk comes too.
-        let news = News {
-            failures: &mut self.failures,
-            watermark: self.client.outbox().watermark(),
-            room: Amount::default(),
-            halt: Halt::Gone,
-            stats: Stats { client: self.client.stats(), backlog: 0, polls: self.polls },
-        };
-        self.desk.exchange(news, &mut self.taken, None);
+        // What is on the desk comes too. Nobody is told before everything has its outcome.
+        self.desk.shut(&mut self.taken);
         self.backlog.extend(self.taken.batch.drain(..));
         self.push_backlog();
+        self.return_backlog();
         self.client.handle(now, Event::Close { deadline: now });
         loop {
             match self.client.poll(Wire::Blocked) {

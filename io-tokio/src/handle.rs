@@ -39,7 +39,9 @@ pub struct Handle<D> {
 }
 
 /// A message was not taken; here it is.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+///
+/// `Debug` does not print it.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError<M, E> {
     /// The dialect cannot encode it.
     #[error("the message cannot be encoded: {error}")]
@@ -52,6 +54,17 @@ pub enum SendError<M, E> {
     /// It was not taken.
     #[error(transparent)]
     Refused(#[from] Unsent),
+}
+
+impl<M, E: fmt::Debug> fmt::Debug for SendError<M, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encode { error, .. } => {
+                f.debug_struct("Encode").field("error", error).finish_non_exhaustive()
+            }
+            Self::Refused(unsent) => f.debug_tuple("Refused").field(unsent).finish(),
+        }
+    }
 }
 
 /// An encoded message that was not taken. [`Handle::send_encoded`] sends it after all.
@@ -265,8 +278,7 @@ impl<D: Dialect> Handle<D> {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn delivered(&self, seq: Seq) -> Result<(), ReceiptError> {
-        let mut waiting = Waiting { desk: &self.desk, seq, ticket: None };
-        poll_fn(|cx| waiting.desk.poll_receipt(cx, &mut waiting.ticket, seq)).await
+        Delivery { desk: Arc::clone(&self.desk), seq, ticket: None }.await
     }
 
     fn report(&self) -> Report {
@@ -482,7 +494,7 @@ impl Future for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.desk.stop_waiting(self.seq, &mut self.ticket);
+        self.desk.leave_receipts(self.seq, &mut self.ticket);
     }
 }
 
@@ -516,7 +528,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-/// Somebody who waits for a settlement; forgotten when dropped.
+/// Somebody who waits for all messages up to one, or for the end; forgotten when dropped.
 struct Waiting<'a> {
     desk: &'a Desk,
     seq: Seq,
@@ -525,6 +537,6 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.desk.stop_waiting(self.seq, &mut self.ticket);
+        self.desk.leave_flushes(self.seq, &mut self.ticket);
     }
 }

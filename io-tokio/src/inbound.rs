@@ -83,6 +83,12 @@ struct State<T> {
     ended: bool,
 }
 
+impl<T> State<T> {
+    fn is_full(&self, inbox: &Inbox<T>) -> bool {
+        self.bytes >= inbox.max_bytes || self.messages.len() >= inbox.max_messages
+    }
+}
+
 impl<T> Inbox<T> {
     pub(crate) fn new(max_messages: usize, max_bytes: usize) -> Self {
         Self {
@@ -142,12 +148,18 @@ impl<T> Inbox<T> {
         if state.abandoned {
             return usize::MAX;
         }
-        if state.bytes >= self.max_bytes || state.messages.len() >= self.max_messages {
+        if state.is_full(self) {
             state.driver = Some(driver.clone());
             return 0;
         }
         state.driver = None;
         self.max_messages - state.messages.len()
+    }
+
+    /// Whether there is no room for another message.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.lock();
+        !state.abandoned && state.is_full(self)
     }
 
     /// Leaves a message of `size` bytes. Says whether there is room for another; without, an
@@ -157,15 +169,12 @@ impl<T> Inbox<T> {
         if state.abandoned {
             return true;
         }
-        let full = |state: &State<T>| {
-            state.bytes >= self.max_bytes || state.messages.len() >= self.max_messages
-        };
-        if insist && full(&state) {
+        if insist && state.is_full(self) {
             return true;
         }
         state.messages.push_back((message, size));
         state.bytes += size;
-        let room = !full(&state);
+        let room = !state.is_full(self);
         let consumer = state.consumer.take();
         drop(state);
         consumer.into_iter().for_each(Waker::wake);

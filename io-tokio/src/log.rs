@@ -12,6 +12,8 @@ pub(crate) fn status(from: &Status, to: &Status) {
     let cause = to.last_loss.map(|loss| loss.to_string());
     let cause = cause.as_deref().unwrap_or("none");
     match to.phase {
+        // Only what is known about it has changed.
+        _ if (from.phase, from.attempt) == (to.phase, to.attempt) => {}
         Phase::Stopped { reason } => {
             tracing::warn!(target: "bowline", from = ?from.phase, to = "Stopped", %reason, attempt);
         }
@@ -33,8 +35,11 @@ pub(crate) fn status(from: &Status, to: &Status) {
 #[cfg(feature = "tracing")]
 pub(crate) fn unawaited(messages: usize) {
     if messages > 0 {
-        let text = "messages failed and nobody awaits their receipts";
-        tracing::warn!(target: "bowline", messages, text);
+        tracing::warn!(
+            target: "bowline",
+            messages,
+            "messages failed and nobody awaits their receipts"
+        );
     }
 }
 

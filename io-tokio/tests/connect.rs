@@ -41,6 +41,8 @@ async fn the_server_sees_headers_and_subprotocols_and_chooses() {
     let (listener, url) = listen().await;
     let server = tokio::spawn(async move {
         let mut seen = None;
+        // The callback's type is tungstenite's.
+        #[allow(clippy::result_large_err)]
         let callback = |request: &server::Request, mut response: server::Response| {
             let header = |name| request.headers().get(name).map(|v| v.as_bytes().to_vec());
             seen = Some((header("authorization"), header("sec-websocket-protocol")));

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example chaos
 //! cargo run --release --example chaos -- --script kill --seed 7
+//! cargo run --release --example chaos -- --exec target/release/examples/blocking --only blocking
 //! ```
 //!
 //! Each contender sends the same messages at the same rate to a server of its own, a process that
@@ -11,11 +12,14 @@
 //! a seed, happens to both at the same time: the server is killed, connections are reset, silenced,
 //! slowed down, refused. In the end the ledger is held against what each client reported.
 //!
+//! With `--exec` another contender joins, a program of its own; [`exec`] says what it has to do.
+//!
 //! The exit code is 1 if a contender that is judged broke a promise (see [`Audit::kept`]), 2 for
 //! arguments that make no sense, 3 if the experiment itself failed, 130 if it was interrupted.
 
 mod audit;
 mod bowline;
+mod exec;
 mod faults;
 mod ledger;
 mod port;
@@ -27,9 +31,11 @@ mod server;
 mod usual;
 mod workload;
 
-use std::{error::Error, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
+use std::{
+    error::Error, ffi::OsStr, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
-use clap::{Parser, Subcommand, builder::PossibleValuesParser, value_parser};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind, value_parser};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -69,8 +75,11 @@ struct Arguments {
     /// The network's round trip, in milliseconds
     #[arg(long, default_value_t = 50, value_parser = value_parser!(u64).range(0..=10_000))]
     delay_ms: u64,
-    /// Let only this contender run
-    #[arg(long, value_parser = PossibleValuesParser::new(CONTENDERS.map(|contender| contender.key)))]
+    /// Let this program run too, under its file name; it gets URL, MESSAGES and RATE as arguments
+    #[arg(long, value_name = "PROGRAM")]
+    exec: Option<PathBuf>,
+    /// Let only this contender run: usual, bowline, or the name of the program
+    #[arg(long, value_name = "CONTENDER")]
     only: Option<String>,
     /// Print nothing but the audits, as one line of JSON
     #[arg(long)]
@@ -89,28 +98,54 @@ enum Role {
 /// A client that is put to the test.
 struct Contender {
     /// Its name on the command line and in JSON.
-    key: &'static str,
+    key: String,
     /// Its name for people.
-    name: &'static str,
+    name: String,
     /// Whether it claims to lose, reorder and misreport nothing, and is judged by that.
     judged: bool,
-    run: fn(Run) -> Pin<Box<dyn Future<Output = Reported> + Send>>,
+    run: Box<dyn Fn(Run) -> Running>,
 }
 
-const CONTENDERS: [Contender; 2] = [
-    Contender {
-        key: "usual",
-        name: "usual loop",
-        judged: false,
-        run: |run| Box::pin(usual::run(run)),
-    },
-    Contender {
-        key: "bowline",
-        name: "bowline",
-        judged: true,
-        run: |run| Box::pin(bowline::run(run)),
-    },
-];
+type Running = Pin<Box<dyn Future<Output = Result<Reported>> + Send>>;
+
+/// Those that the arguments ask for.
+fn contenders(arguments: &Arguments) -> Vec<Contender> {
+    let mut contenders = vec![
+        Contender {
+            key: "usual".to_owned(),
+            name: "usual loop".to_owned(),
+            judged: false,
+            run: Box::new(|run| Box::pin(async { Ok(usual::run(run).await) })),
+        },
+        Contender {
+            key: "bowline".to_owned(),
+            name: "bowline".to_owned(),
+            judged: true,
+            run: Box::new(|run| Box::pin(async { Ok(bowline::run(run).await) })),
+        },
+    ];
+    if let Some(program) = &arguments.exec {
+        let name = program.file_stem().unwrap_or(program.as_os_str()).to_string_lossy();
+        let program: Arc<OsStr> = program.as_os_str().into();
+        contenders.push(Contender {
+            key: name.clone().into_owned(),
+            name: name.into_owned(),
+            judged: true,
+            run: Box::new(move |run| {
+                let program = Arc::clone(&program);
+                Box::pin(async move { exec::run(&program, run).await })
+            }),
+        });
+    }
+    if let Some(only) = &arguments.only {
+        contenders.retain(|contender| contender.key == *only);
+        if contenders.is_empty() {
+            let unknown = format!("there is no contender {only}");
+            Arguments::command().error(ErrorKind::InvalidValue, unknown).exit();
+        }
+    }
+    contenders
+}
 
 /// What a contender is asked to do: send the messages of the schedule to the server, each when it is
 /// due and with the text that [`workload::payload`] gives it, and return when all are settled and
@@ -154,21 +189,17 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
     let steps = arguments.script.steps(arguments.seed, schedule.span());
     let delay = Duration::from_millis(arguments.delay_ms) / 2;
 
-    let contenders: Vec<_> = CONTENDERS
-        .iter()
-        .filter(|contender| arguments.only.as_deref().is_none_or(|only| only == contender.key))
-        .collect();
+    let contenders = contenders(arguments);
     let screen = progress::screen(!arguments.json);
     let trials = contenders.iter().map(|contender| {
-        let bar = progress::bar(&screen, contender.name, arguments.messages);
+        let bar = progress::bar(&screen, &contender.name, arguments.messages);
         trial(contender, schedule, &steps, delay, bar)
     });
     let audits = try_join_all(trials).await?;
     screen.clear()?;
 
-    let named = |name: fn(&Contender) -> &'static str| -> Vec<_> {
-        let names = contenders.iter().map(|contender| name(contender));
-        names.zip(audits.iter().copied()).collect()
+    let named = |name: fn(&Contender) -> &str| -> Vec<_> {
+        contenders.iter().map(name).zip(audits.iter().copied()).collect()
     };
     if arguments.json {
         let run = json!({
@@ -180,7 +211,7 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
             "faults": steps.len(),
         });
         let run = run.as_object().expect("it is an object").clone();
-        println!("{}", report::line(run, &named(|contender| contender.key)));
+        println!("{}", report::line(run, &named(|contender| &contender.key)));
     } else {
         println!(
             "script {}, seed {}: {} faults, {} messages, {} a second, round trip {} ms\n\n{}",
@@ -190,7 +221,7 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
             arguments.messages,
             arguments.rate,
             arguments.delay_ms,
-            report::table(&named(|contender| contender.name)),
+            report::table(&named(|contender| &contender.name)),
         );
     }
     Ok(contenders.iter().zip(&audits).all(|(contender, audit)| !contender.judged || audit.kept()))
@@ -248,6 +279,7 @@ async fn client(
         .await
         .map_err(|_| format!("{} does not finish", contender.name))?
         .expect("a task was spawned")
+        .unwrap_or_else(|error| Err(error.into()))
         .map_err(|error| format!("{}: {error}", contender.name))?;
     Ok((reported, schedule.start.elapsed()))
 }

@@ -20,8 +20,12 @@ const REDRAW: Duration = Duration::from_millis(100);
 pub(crate) enum Link {
     Dialing,
     Up,
-    Waiting { redial_at: Instant },
+    Waiting {
+        redial_at: Instant,
+    },
     Done,
+    /// It is not ours to see.
+    Unknown,
 }
 
 /// Where a contender tells how it goes. Clones tell the same.
@@ -84,6 +88,7 @@ impl View {
                 format!("redial in {:.1} s", wait.as_secs_f64())
             }
             Link::Done => "done".to_owned(),
+            Link::Unknown => "running".to_owned(),
         };
         let fault = self.fault.map(|fault| format!(" ({fault})"));
         format!(
@@ -104,8 +109,8 @@ pub(crate) fn screen(visible: bool) -> MultiProgress {
 }
 
 /// A new bar on `screen`, with room for `messages`.
-pub(crate) fn bar(screen: &MultiProgress, name: &'static str, messages: u64) -> ProgressBar {
+pub(crate) fn bar(screen: &MultiProgress, name: &str, messages: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:>10} {bar:14} {wide_msg}")
         .expect("the template is well-formed");
-    screen.add(ProgressBar::new(messages).with_style(style).with_prefix(name))
+    screen.add(ProgressBar::new(messages).with_style(style).with_prefix(name.to_owned()))
 }

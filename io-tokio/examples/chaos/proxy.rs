@@ -322,10 +322,13 @@ async fn deliver(
     mut to: WriteHalf<'_>,
     forecast: &Forecast,
 ) -> io::Result<()> {
-    let mut broken = false;
+    let (mut broken, mut has_hole) = (false, false);
     while let Some(chunk) = line.recv().await {
         sleep_until(chunk.due_at).await;
-        if forecast.borrow().silent == Some(direction) {
+        // No TCP stream goes on behind a hole, so nothing follows one, not even if the silence is
+        // over a moment before the connection is cut.
+        has_hole = has_hole || forecast.borrow().silent == Some(direction);
+        if has_hole {
             continue;
         }
         let bytes = chunk.bytes?;
@@ -445,6 +448,17 @@ mod tests {
         assert_eq!(&received, b"heard");
         proxy.reset();
         assert!(server.read_exact(&mut received).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_carried_behind_a_hole() {
+        let (proxy, mut client, mut server) = connected().await;
+        proxy.silence(Some(Direction::ToServer));
+        client.write_all(b"unheard").await.unwrap();
+        sleep(DELAY * 3).await;
+        proxy.silence(None);
+        client.write_all(b"behind").await.unwrap();
+        assert!(timeout(DELAY * 5, server.read_u8()).await.is_err());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::audit::Audit;
 
 /// The audit of each contender, by its name.
-pub(crate) type Audits = [(&'static str, Audit)];
+pub(crate) type Audits<'a> = [(&'a str, Audit)];
 
 impl Audit {
     /// What is shown: the key in JSON, the label in the table, the value.
