@@ -228,6 +228,12 @@ pub fn verdict(loss: Loss, limits: VerdictLimits) -> Verdict {
         let cap = limits.retry_after_cap;
         Verdict::RetryAfter(from.min(cap)..=to.min(cap))
     };
+    // A quarter more, and at least a second, so that clients which were told the same time do not
+    // come back in the same moment.
+    let told = |delay: Duration| {
+        let spread = (delay / 4).max(Duration::from_secs(1));
+        within(delay, delay.saturating_add(spread))
+    };
     match loss {
         Loss::Dns
         | Loss::Connect
@@ -252,12 +258,7 @@ pub fn verdict(loss: Loss, limits: VerdictLimits) -> Verdict {
             Some(_) | None => Verdict::Retry,
         },
         Loss::Status { status, retry_after } => match (status, retry_after) {
-            // A quarter more, and at least a second, so that clients which were told the same
-            // time do not come back in the same moment.
-            (429 | 503, Some(delay)) => {
-                let spread = (delay / 4).max(Duration::from_secs(1));
-                within(delay, delay.saturating_add(spread))
-            }
+            (429 | 503, Some(delay)) => told(delay),
             (408 | 425 | 429 | 500..=599, _) => Verdict::Retry,
             (401 | 403, _) => Verdict::Renew,
             (100..=499, _) => Verdict::Fatal,
@@ -266,7 +267,7 @@ pub fn verdict(loss: Loss, limits: VerdictLimits) -> Verdict {
         },
         Loss::Refused(refusal) => match refusal {
             Refusal::Retry => Verdict::Retry,
-            Refusal::RetryAfter(delay) => within(delay, delay),
+            Refusal::RetryAfter(delay) => told(delay),
             Refusal::Renew => Verdict::Renew,
             Refusal::Fatal => Verdict::Fatal,
         },

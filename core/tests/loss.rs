@@ -88,11 +88,13 @@ fn every_other_loss_has_its_verdict() {
     assert_eq!(judged, Loss::KINDS.len() - 3, "all but closed, status and refused");
 }
 
+/// H19: clients that a restarted server refused for the same time do not come back together.
 #[test]
 fn a_refused_greeting_carries_its_own_verdict() {
     for (refusal, expected) in [
         (Refusal::Retry, Verdict::Retry),
-        (Refusal::RetryAfter(secs(7)), Verdict::RetryAfter(secs(7)..=secs(7))),
+        (Refusal::RetryAfter(secs(2)), Verdict::RetryAfter(secs(2)..=secs(3))),
+        (Refusal::RetryAfter(secs(8)), Verdict::RetryAfter(secs(8)..=secs(10))),
         (Refusal::RetryAfter(Duration::MAX), Verdict::RetryAfter(secs(300)..=secs(300))),
         (Refusal::Renew, Verdict::Renew),
         (Refusal::Fatal, Verdict::Fatal),
