@@ -408,6 +408,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
                 Signal::Nack(which, nack) => {
                     self.outbox.take_in(now, OutboxEvent::Nacked(a, which, nack));
                 }
+                Signal::NackFrom(id, nack) => {
+                    self.outbox.take_in(now, OutboxEvent::NackedFrom(a, id, nack));
+                }
                 Signal::Greeted => {
                     self.connection.take_in(now, ConnectionEvent::Greeted(a));
                     self.relay();
