@@ -622,6 +622,12 @@ impl<D: Dialect, R: Rng> Client<D, R> {
         &self.outbox
     }
 
+    /// The outbox as a value, once the client has done its last; see [`Outbox::into_snapshot`].
+    /// While it goes on, [`Outbox::snapshot`].
+    pub fn into_snapshot(self) -> Snapshot {
+        self.outbox.into_snapshot()
+    }
+
     /// The dialect, to look at.
     pub fn dialect(&self) -> &D {
         &self.dialect

@@ -2054,14 +2054,18 @@ enum Answered {
 ///
 /// Store it only when the outbox is drained ([`Outbox::poll`] returned `WaitUntil`), or what was
 /// settled but not reported is reported after the restore.
+///
+/// A message is safe from a crash as soon as a snapshot with it is stored. If its effect must happen
+/// exactly once, store one after each push and before the next poll: what is transmitted and in no
+/// snapshot may have arrived, and nobody will ever know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
     pub next_seq: Seq,
-    /// The last number that was ever transmitted, 0 if none; the message may be settled since. What
-    /// was transmitted comes first, so this says of each message whether it was, and which
-    /// answers of the peer are legal.
+    /// The last number that may have been transmitted by the time of the restore, 0 if none; the
+    /// message may be settled since. What was transmitted comes first, so this says of each
+    /// message whether it may have been, and which answers of the peer are legal.
     pub sent_to: Seq,
     /// The messages in their order.
     pub messages: Vec<SavedMessage>,
@@ -2139,8 +2143,22 @@ pub enum RestoreRefused {
 }
 
 impl Outbox {
-    /// The outbox as a value.
+    /// The outbox as a value, to be restored after a crash.
+    ///
+    /// The outbox goes on meanwhile and may transmit everything in it. So after the restore each
+    /// message counts as transmitted: it is neither evicted nor replaced by one of its key, for
+    /// the peer may have it under its name, and it fails as [`Fate::MaybeDelivered`].
     pub fn snapshot(&self) -> Snapshot {
+        Snapshot { sent_to: Seq::new(self.next.get() - 1), ..self.save() }
+    }
+
+    /// The outbox as a value, once it has done its last: nothing in it is transmitted before it is
+    /// restored, and what was never transmitted is still known not to be.
+    pub fn into_snapshot(self) -> Snapshot {
+        self.save()
+    }
+
+    fn save(&self) -> Snapshot {
         let messages = self.slots.iter().filter_map(|slot| {
             let outcome = match slot.stage {
                 Stage::Live => None,

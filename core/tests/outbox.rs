@@ -1509,12 +1509,39 @@ fn a_restore_into_a_smaller_window_still_sends_its_head() {
 }
 
 #[test]
-fn a_restored_key_still_coalesces() {
+fn a_key_that_was_restored_after_an_orderly_end_still_coalesces() {
+    let mut wire = World::new();
+    wire.push_keyed("old", "k");
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    assert_eq!(wire.push_keyed("new", "k"), (seq(1), vec![(seq(1), "old".into(), true)]));
+}
+
+/// H37, H68: the peer may have the old body under this very name, and would take the new one for a
+/// duplicate.
+#[test]
+fn what_a_crash_left_in_a_snapshot_is_not_replaced_for_it_may_have_been_transmitted() {
     let mut wire = World::new();
     wire.push_keyed("old", "k");
     let snapshot = wire.outbox.snapshot();
+    // The process goes on for a while before it dies.
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+
     let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
-    assert_eq!(wire.push_keyed("new", "k"), (seq(1), vec![(seq(1), "old".into(), true)]));
+    assert_eq!(wire.push_keyed("new", "k"), (seq(2), vec![]));
+    wire.cancel(1);
+    assert_eq!(wire.drain(), "failed 1 Cancelled MaybeDelivered");
+}
+
+#[test]
+fn what_was_restored_after_an_orderly_end_and_never_transmitted_is_known_not_to_be() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.cancel(1);
+    assert_eq!(wire.drain(), "failed 1 Cancelled NotSent");
 }
 
 #[test]
@@ -1537,7 +1564,7 @@ fn a_hostile_snapshot_is_refused_and_handed_back() {
     ];
     let mut wire = World::new();
     wire.push_many(3, Acked);
-    let honest = wire.outbox.snapshot();
+    let honest = wire.outbox.clone().into_snapshot();
     assert!(wire.clone().restored(OutboxId::new(2), honest.clone()).is_ok());
     for (name, forge) in forgeries {
         let mut forged = honest.clone();

@@ -325,7 +325,7 @@ impl Pair {
         self.event(OutboxEvent::Down { accused: false });
         self.restores += 1;
         let fresh = OutboxId::new(1 + u128::from(self.restores));
-        let snapshot = self.outbox.snapshot();
+        let snapshot = self.outbox.clone().into_snapshot();
         let config = self.outbox.config().clone();
         self.outbox = Outbox::restore(config, fresh, self.model.now, snapshot).unwrap();
         self.model.restored(fresh);
