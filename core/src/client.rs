@@ -408,6 +408,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
                 Signal::Nack(which, nack) => {
                     self.outbox.take_in(now, OutboxEvent::Nacked(a, which, nack));
                 }
+                Signal::NackFrom(id, nack) => {
+                    self.outbox.take_in(now, OutboxEvent::NackedFrom(a, id, nack));
+                }
                 Signal::Greeted => {
                     self.connection.take_in(now, ConnectionEvent::Greeted(a));
                     self.relay();
@@ -638,6 +641,12 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     /// Machine 2, to look at.
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// The outbox as a value, once the client has done its last; see [`Outbox::into_snapshot`].
+    /// While it goes on, [`Outbox::snapshot`].
+    pub fn into_snapshot(self) -> Snapshot {
+        self.outbox.into_snapshot()
     }
 
     /// The dialect, to look at.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::{
     loss::Refusal,
-    outbox::{Ack, Batch, Nack, Ping},
+    outbox::{Ack, Batch, MessageId, Nack, Ping},
     time::Attempt,
 };
 
@@ -192,6 +192,8 @@ pub enum Signal {
     Ack(Ack),
     /// A message is refused.
     Nack(Ack, Nack),
+    /// A message is refused, and all that was sent behind it was dropped.
+    NackFrom(MessageId, Nack),
     /// The greeting is done.
     Greeted,
     /// The greeting is refused.
@@ -228,6 +230,12 @@ impl<I> Sink<I> {
     /// The peer refuses the messages that `which` names.
     pub fn nack(&mut self, which: Ack, nack: Nack) {
         self.signals.push(Signal::Nack(which, nack));
+    }
+
+    /// The peer refuses this message and has dropped all that was sent behind it: go-back-N.
+    /// What was dropped is transmitted again, and charged to nobody.
+    pub fn nack_from(&mut self, id: MessageId, nack: Nack) {
+        self.signals.push(Signal::NackFrom(id, nack));
     }
 
     /// The greeting is done: the link is up.

@@ -24,7 +24,9 @@
 //! that was alone in flight is ever blamed.
 //!
 //! **Held.** A message was refused for the moment. Nothing is handed over until all in flight are
-//! answered and the nack delay is over; the refused one is then the first.
+//! answered and the nack delay is over; the refused one is then the first. A peer that keeps
+//! messages in order drops what was sent behind a message that it refused; all of that goes again
+//! too, and there is no delay if the refusal was for good.
 //!
 //! **Draining.** [`Close`](OutboxEvent::Close) was said: pushes are refused, delivery goes on, and
 //! at the deadline what is left is handed back. This is not a state beside the others, for a drain
@@ -39,6 +41,7 @@
 //! | Probing, Open, Held | Acked | the same; Probing that made progress: Open | what it names is delivered |
 //! | Probing, Open, Held | Nacked, permanent | the same; Probing: Open | what it names is rejected |
 //! | Probing, Open, Held | Nacked, transient | Held | what it names is queued again; the head is charged |
+//! | Probing, Open, Held | NackedFrom | Held | as Nacked; all that was sent behind it is queued again, for nothing |
 //! | Held | delay over, nothing in flight | Open | the cursor goes back to the head |
 //! | Probing, Open, Held | the ack of the head is withheld for `ack_limit` | the same | Overdue; the head is charged |
 //! | any | Cancel | the same | the message is cancelled |
@@ -542,6 +545,8 @@ pub enum OutboxEvent {
     Acked(Attempt, Ack),
     /// The peer refused messages.
     Nacked(Attempt, Ack, Nack),
+    /// The peer refused this message and dropped all that was sent behind it (go-back-N).
+    NackedFrom(Attempt, MessageId, Nack),
     /// The driver stopped reading: acks cannot be heard.
     Paused(Attempt),
     /// The driver reads again.
@@ -565,6 +570,7 @@ impl OutboxEvent {
             | Self::Ponged(a, _)
             | Self::Acked(a, _)
             | Self::Nacked(a, ..)
+            | Self::NackedFrom(a, ..)
             | Self::Paused(a)
             | Self::Resumed(a) => Some(a),
             Self::Up(_) | Self::Down { .. } | Self::Cancel(_) | Self::Close { .. } | Self::Tick => {
@@ -698,10 +704,11 @@ impl<'a> Batch<'a> {
             })
     }
 
-    /// The lowest message that is not settled, of the same outbox as the first one here: nothing
-    /// below it will be sent again.
+    /// The lowest message that is not settled, whichever outbox it was pushed to: nothing below it
+    /// will be sent again. The first message after a nack, and the first one of a connection, is
+    /// its own base.
     pub fn base(&self) -> Seq {
-        self.outbox.base(self.first.id.outbox)
+        self.outbox.head
     }
 }
 
@@ -824,6 +831,9 @@ pub struct Outbox {
     /// awaits a positional ack on this attempt.
     awaited: Seq,
 
+    /// What was handed over since the cursor last went back to the head: from, and to before.
+    sent: (Seq, Seq),
+
     // Of the head.
     charges: u32,
     /// Connections that died with it alone in flight.
@@ -895,6 +905,7 @@ impl Outbox {
             flushed_to: first,
             covered_to: first,
             awaited: first,
+            sent: (first, first),
             charges: 0,
             deaths: 0,
             probe: false,
@@ -1201,6 +1212,9 @@ impl Outbox {
             (S::Probing { .. } | S::Open | S::Held { .. }, E::Nacked(_, which, nack)) => {
                 self.nacked(which, nack);
             }
+            (S::Probing { .. } | S::Open | S::Held { .. }, E::NackedFrom(_, id, nack)) => {
+                self.nacked_from(id, nack);
+            }
             (S::Probing { .. } | S::Open | S::Held { .. }, E::Paused(_)) => self.paused = true,
             (S::Probing { .. } | S::Open | S::Held { .. }, E::Resumed(_)) => self.paused = false,
             (S::Held { resume_at }, E::Tick)
@@ -1242,6 +1256,7 @@ impl Outbox {
                 | E::Ponged(..)
                 | E::Acked(..)
                 | E::Nacked(..)
+                | E::NackedFrom(..)
                 | E::Paused(_)
                 | E::Resumed(_),
             ) => count(&mut self.stats.stale),
@@ -1271,6 +1286,7 @@ impl Outbox {
 
     /// The next message to hand over is the head again.
     fn rewind(&mut self) {
+        self.sent = (self.head, self.head);
         self.cursor = self.head;
         self.flushed_to = self.head;
         self.covered_to = self.head;
@@ -1407,6 +1423,28 @@ impl Outbox {
             self.nacks = self.nacks.saturating_add(1).min(31);
             self.hold_until = self.now + delay.min(self.config.nack_delay_cap);
             self.state = OutboxState::Held { resume_at: self.hold_until };
+        }
+    }
+
+    /// A message was refused, and the peer has not looked at what was sent behind it.
+    ///
+    /// It may be settled already (cancelled, expired), but it was sent since the cursor last went
+    /// back: so a peer that says this again and again either lets messages be settled or keeps
+    /// the head waiting, and for that there is the ack clock.
+    fn nacked_from(&mut self, id: MessageId, nack: Nack) {
+        let sent = self.sent.0..self.sent.1;
+        if !sent.contains(&id.seq) || self.id_of(id.seq) != id {
+            return count(&mut self.stats.violations);
+        }
+        self.nacked(Ack::OneOf(id), nack);
+        let mut place = self.place(id.seq.next());
+        while self.slots.get(place).is_some_and(|slot| slot.seq < self.cursor) {
+            self.lay(place);
+            self.recall(place);
+            place += 1;
+        }
+        if !matches!(self.state, OutboxState::Held { .. }) {
+            self.state = OutboxState::Held { resume_at: self.now };
         }
     }
 
@@ -1653,12 +1691,6 @@ impl Outbox {
             Some(_) | None => self.epochs.get(self.epoch_of(seq)),
         };
         MessageId { outbox: epoch.map_or(self.id(), |epoch| epoch.id), seq }
-    }
-
-    /// The lowest unsettled message of an outbox; nothing below it will be sent again.
-    fn base(&self, outbox: OutboxId) -> Seq {
-        let first = self.epochs.iter().find(|epoch| epoch.id == outbox);
-        first.map_or(self.head, |epoch| epoch.first.max(self.head))
     }
 
     fn skip_to_awaited(&mut self) {
@@ -1970,6 +2002,7 @@ impl Outbox {
         let size = slot.size();
         slot.sent_on = self.attempt;
         self.cursor = slot.seq.next();
+        self.sent.1 = self.cursor;
         count(&mut self.stats.transmits);
         if slot.seq < self.fresh_from {
             count(&mut self.stats.replays);
@@ -2031,14 +2064,18 @@ enum Answered {
 ///
 /// Store it only when the outbox is drained ([`Outbox::poll`] returned `WaitUntil`), or what was
 /// settled but not reported is reported after the restore.
+///
+/// A message is safe from a crash as soon as a snapshot with it is stored. If its effect must happen
+/// exactly once, store one after each push and before the next poll: what is transmitted and in no
+/// snapshot may have arrived, and nobody will ever know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
     pub next_seq: Seq,
-    /// The last number that was ever transmitted, 0 if none; the message may be settled since. What
-    /// was transmitted comes first, so this says of each message whether it was, and which
-    /// answers of the peer are legal.
+    /// The last number that may have been transmitted by the time of the restore, 0 if none; the
+    /// message may be settled since. What was transmitted comes first, so this says of each
+    /// message whether it may have been, and which answers of the peer are legal.
     pub sent_to: Seq,
     /// The messages in their order.
     pub messages: Vec<SavedMessage>,
@@ -2116,8 +2153,22 @@ pub enum RestoreRefused {
 }
 
 impl Outbox {
-    /// The outbox as a value.
+    /// The outbox as a value, to be restored after a crash.
+    ///
+    /// The outbox goes on meanwhile and may transmit everything in it. So after the restore each
+    /// message counts as transmitted: it is neither evicted nor replaced by one of its key, for
+    /// the peer may have it under its name, and it fails as [`Fate::MaybeDelivered`].
     pub fn snapshot(&self) -> Snapshot {
+        Snapshot { sent_to: Seq::new(self.next.get() - 1), ..self.save() }
+    }
+
+    /// The outbox as a value, once it has done its last: nothing in it is transmitted before it is
+    /// restored, and what was never transmitted is still known not to be.
+    pub fn into_snapshot(self) -> Snapshot {
+        self.save()
+    }
+
+    fn save(&self) -> Snapshot {
         let messages = self.slots.iter().filter_map(|slot| {
             let outcome = match slot.stage {
                 Stage::Live => None,
@@ -2283,8 +2334,8 @@ pub struct OutboxView {
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     failed: Vec<i64>,
-    /// Report, fresh, cursor, flushed, covered, pinged, unheard, ack subject.
-    cursors: [Option<i64>; 8],
+    /// Report, fresh, sent from, sent to, cursor, flushed, covered, pinged, unheard, ack subject.
+    cursors: [Option<i64>; 10],
     head: [u32; 3],
     probe: bool,
     hold_in: Duration,
@@ -2345,6 +2396,8 @@ impl Outbox {
             cursors: [
                 Some(self.report),
                 Some(self.fresh_from),
+                Some(self.sent.0),
+                Some(self.sent.1),
                 Some(self.cursor),
                 Some(self.flushed_to),
                 Some(self.covered_to),

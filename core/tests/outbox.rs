@@ -1286,6 +1286,115 @@ fn the_sooner_of_two_deadlines_of_a_drain_counts() {
     assert_eq!(wire.drain(), "failed 1 Returned NotSent");
 }
 
+// ---- A peer that goes back ----------------------------------------------------------------------
+
+#[test]
+fn what_was_dropped_behind_a_refused_message_goes_again_behind_it() {
+    let mut wire = World::new();
+    wire.push_many(3, Acked);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!((wire.drain(), wire.outbox.in_flight().messages), (String::new(), 0));
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+}
+
+/// H41: what stands behind it could otherwise never pay for what is not its fault.
+#[test]
+fn only_the_refused_message_is_charged_not_what_was_dropped_behind_it() {
+    let mut wire = World::with(OutboxConfig { retry_budget: 1, ..small() });
+    wire.push_many(3, Acked);
+    wire.up();
+    wire.drain();
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!(wire.outbox.charges(), 1);
+    wire.wait(small().nack_delay);
+    wire.drain();
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!(wire.drain(), "failed 1 Exhausted MaybeDelivered");
+    wire.wait(small().nack_delay_cap);
+    assert_eq!((wire.drain(), wire.outbox.charges()), ("send 2, send 3".into(), 0));
+}
+
+#[test]
+fn a_message_refused_for_good_lets_what_was_dropped_behind_it_go_at_once() {
+    let mut wire = World::with(OutboxConfig { retry_budget: 0, ..small() });
+    wire.push_many(3, Acked);
+    wire.up();
+    wire.drain();
+    wire.nacked_from(1, Nack::Permanent);
+    assert_eq!(wire.drain(), "failed 1 Rejected MaybeDelivered, send 2, send 3");
+}
+
+#[test]
+fn nothing_goes_again_before_all_in_front_of_the_refused_message_is_answered() {
+    let mut wire = World::new();
+    wire.push_many(4, Acked);
+    wire.up();
+    wire.drain();
+    wire.nacked_from(3, Nack::Permanent);
+    assert_eq!(wire.drain(), "failed 3 Rejected MaybeDelivered");
+    wire.acked(Ack::UpTo(seq(1)));
+    assert_eq!(wire.drain(), "delivered 1");
+    // A second refusal, further in front.
+    wire.nacked_from(2, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "send 2, send 4");
+}
+
+#[test]
+fn what_was_cancelled_in_flight_may_be_refused_and_may_be_dropped() {
+    let mut wire = World::new();
+    wire.push_many(4, Acked);
+    wire.up();
+    wire.drain();
+    wire.cancel(1);
+    wire.cancel(3);
+    assert_eq!(
+        wire.drain(),
+        "failed 1 Cancelled MaybeDelivered, failed 3 Cancelled MaybeDelivered"
+    );
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!(wire.drain(), "send 2, send 4");
+}
+
+#[test]
+fn a_refusal_with_all_behind_it_names_what_was_sent_since_the_last_one() {
+    let mut wire = World::new();
+    wire.push_many(3, Acked);
+    wire.up();
+    wire.nacked_from(1, Nack::Permanent);
+    wire.drain();
+    for number in [0, 4, u64::MAX] {
+        wire.nacked_from(number, Nack::Permanent);
+    }
+    let stranger = MessageId { outbox: OutboxId::new(9), seq: seq(1) };
+    wire.event(OutboxEvent::NackedFrom(wire.attempt, stranger, Nack::Permanent));
+    let stale = MessageId { outbox: ID, seq: seq(1) };
+    wire.event(OutboxEvent::NackedFrom(Attempt::new(9), stale, Nack::Permanent));
+    assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().stale), (5, 1));
+    assert_eq!((wire.drain(), wire.outbox.state()), (String::new(), OutboxState::Open));
+
+    wire.nacked_from(1, Nack::Permanent);
+    wire.drain();
+    wire.nacked_from(1, Nack::Permanent);
+    assert_eq!((wire.outbox.stats().violations, wire.outbox.in_flight().messages), (6, 2));
+}
+
+#[test]
+fn a_peer_that_refuses_all_but_the_head_for_ever_runs_into_the_ack_clock() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    wire.up();
+    wire.push("r", Received);
+    wire.drain();
+    wire.pong_last();
+    wire.nacked_from(2, Nack::Transient);
+    wire.wait(wire.config.ack_limit);
+    assert_eq!((wire.drain(), wire.outbox.charges()), ("overdue".into(), 1));
+}
+
 // ---- Snapshots ----------------------------------------------------------------------------------
 
 /// H68: what is pushed after a restore is named with a fresh outbox id.
@@ -1406,12 +1515,39 @@ fn a_restore_into_a_smaller_window_still_sends_its_head() {
 }
 
 #[test]
-fn a_restored_key_still_coalesces() {
+fn a_key_that_was_restored_after_an_orderly_end_still_coalesces() {
+    let mut wire = World::new();
+    wire.push_keyed("old", "k");
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    assert_eq!(wire.push_keyed("new", "k"), (seq(1), vec![(seq(1), "old".into(), true)]));
+}
+
+/// H37, H68: the peer may have the old body under this very name, and would take the new one for a
+/// duplicate.
+#[test]
+fn what_a_crash_left_in_a_snapshot_is_not_replaced_for_it_may_have_been_transmitted() {
     let mut wire = World::new();
     wire.push_keyed("old", "k");
     let snapshot = wire.outbox.snapshot();
+    // The process goes on for a while before it dies.
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+
     let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
-    assert_eq!(wire.push_keyed("new", "k"), (seq(1), vec![(seq(1), "old".into(), true)]));
+    assert_eq!(wire.push_keyed("new", "k"), (seq(2), vec![]));
+    wire.cancel(1);
+    assert_eq!(wire.drain(), "failed 1 Cancelled MaybeDelivered");
+}
+
+#[test]
+fn what_was_restored_after_an_orderly_end_and_never_transmitted_is_known_not_to_be() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.cancel(1);
+    assert_eq!(wire.drain(), "failed 1 Cancelled NotSent");
 }
 
 #[test]
@@ -1434,7 +1570,7 @@ fn a_hostile_snapshot_is_refused_and_handed_back() {
     ];
     let mut wire = World::new();
     wire.push_many(3, Acked);
-    let honest = wire.outbox.snapshot();
+    let honest = wire.outbox.clone().into_snapshot();
     assert!(wire.clone().restored(OutboxId::new(2), honest.clone()).is_ok());
     for (name, forge) in forgeries {
         let mut forged = honest.clone();
@@ -1694,6 +1830,11 @@ impl World {
 
     fn nacked(&mut self, ack: Ack, nack: Nack) {
         self.event(OutboxEvent::Nacked(self.attempt, ack, nack));
+    }
+
+    fn nacked_from(&mut self, number: u64, nack: Nack) {
+        let id = MessageId { outbox: ID, seq: seq(number) };
+        self.event(OutboxEvent::NackedFrom(self.attempt, id, nack));
     }
 
     fn cancel(&mut self, number: u64) {

@@ -204,6 +204,11 @@ impl Pair {
                 let ack = self.ack(*how, *pick);
                 self.event(OutboxEvent::Nacked(self.attempt(*whose), ack, *nack));
             }
+            Op::NackedFrom(whose, pick, nack) => {
+                let seq = self.pick(*pick);
+                let id = MessageId { outbox: self.model.outbox_of(seq), seq };
+                self.event(OutboxEvent::NackedFrom(self.attempt(*whose), id, *nack));
+            }
             Op::Paused(whose) => self.event(OutboxEvent::Paused(self.attempt(*whose))),
             Op::Resumed(whose) => self.event(OutboxEvent::Resumed(self.attempt(*whose))),
             Op::Cancel(pick) => self.event(OutboxEvent::Cancel(self.pick(*pick))),
@@ -275,7 +280,7 @@ impl Pair {
             self.outbox.handle(self.now, event);
             assert_eq!(view, self.outbox.view(), "D5: a second tick changed something");
         }
-        if let OutboxEvent::Nacked(..) = event {
+        if let OutboxEvent::Nacked(..) | OutboxEvent::NackedFrom(..) = event {
             self.ledger.nacked = true;
         }
         if let OutboxEvent::Cancel(seq) = event {
@@ -323,7 +328,7 @@ impl Pair {
         self.event(OutboxEvent::Down { accused: false });
         self.restores += 1;
         let fresh = OutboxId::new(1 + u128::from(self.restores));
-        let snapshot = self.outbox.snapshot();
+        let snapshot = self.outbox.clone().into_snapshot();
         let config = self.outbox.config().clone();
         self.outbox = Outbox::restore(config, fresh, self.model.now, snapshot).unwrap();
         self.model.restored(fresh);
@@ -700,6 +705,8 @@ struct Model {
     overdue: Overdue,
     paused: bool,
     head_before: Option<Seq>,
+    /// Handed over since the link came up or a pause was over: from, and to before.
+    sent: (Seq, Seq),
     charges: u32,
     deaths: u32,
     nacks: u32,
@@ -729,6 +736,7 @@ impl Model {
             overdue: Overdue::No,
             paused: false,
             head_before: None,
+            sent: (Seq::new(1), Seq::new(1)),
             charges: 0,
             deaths: 0,
             nacks: 0,
@@ -873,6 +881,7 @@ impl Model {
             E::Ponged(_, seq) => self.ponged(seq),
             E::Acked(_, ack) => self.acked(ack),
             E::Nacked(_, ack, nack) => self.nacked(ack, nack),
+            E::NackedFrom(_, id, nack) => self.nacked_from(id, nack),
             E::Paused(_) => {
                 self.paused = true;
                 Effect::Normal
@@ -910,6 +919,7 @@ impl Model {
         self.attempt = Some(attempt);
         self.ask_at = self.now + self.config.receipt_repeat_interval;
         self.state = self.state_of_link();
+        self.go_back();
         Effect::Normal
     }
 
@@ -1033,6 +1043,22 @@ impl Model {
         Effect::Normal
     }
 
+    fn nacked_from(&mut self, id: MessageId, nack: Nack) -> Effect {
+        let sent = self.sent.0 <= id.seq && id.seq < self.sent.1;
+        if !sent || self.outbox_of(id.seq) != id.outbox {
+            return Effect::Illegal;
+        }
+        self.nacked(Ack::OneOf(id), nack);
+        for message in self.messages.iter_mut().filter(|m| m.id.seq > id.seq && m.out) {
+            message.out = false;
+            message.covered = false;
+        }
+        if !matches!(self.state, OutboxState::Held { .. }) {
+            self.state = OutboxState::Held { resume_at: self.now };
+        }
+        Effect::Normal
+    }
+
     /// What an ack or nack speaks of and would change.
     fn named(&self, ack: Ack) -> Vec<usize> {
         let indices = 0..self.messages.len();
@@ -1100,6 +1126,7 @@ impl Model {
                 if resume_at <= self.now && self.out() == 0 {
                     self.state = self.state_of_link();
                     self.messages.iter_mut().for_each(|m| m.mute = false);
+                    self.go_back();
                     self.tidy();
                     continue;
                 }
@@ -1137,6 +1164,11 @@ impl Model {
                 return;
             }
         }
+    }
+
+    fn go_back(&mut self) {
+        let head = self.head().unwrap_or(self.next);
+        self.sent = (head, head);
     }
 
     fn tidy(&mut self) {
@@ -1289,6 +1321,7 @@ impl Model {
             assert_eq!(*output, OutboxOutput::Transmit { id, body });
             message.out = true;
             message.sent += 1;
+            self.sent.1 = Seq::new(id.seq.get() + 1);
             self.since_ping.messages += 1;
             self.since_ping.bytes += self.messages[index].size();
             return self.tidy();
@@ -1325,6 +1358,7 @@ enum Op {
     Ponged(Whose, Pick),
     Acked(Whose, How, Pick),
     Nacked(Whose, How, Pick, Nack),
+    NackedFrom(Whose, Pick, Nack),
     Paused(Whose),
     Resumed(Whose),
     Cancel(Pick),
@@ -1435,7 +1469,7 @@ fn any_op(restores: bool) -> impl Strategy<Value = Op> {
             1 => Just(How::Foreign),
         ]
     };
-    let nack = prop_oneof![3 => Just(Nack::Transient), 1 => Just(Nack::Permanent)];
+    let nack = || prop_oneof![3 => Just(Nack::Transient), 1 => Just(Nack::Permanent)];
     let wire = || prop_oneof![4 => Just(Wire::Ready), 1 => Just(Wire::Blocked)];
     let micros = prop_oneof![
         8 => prop::sample::select(vec![0, 1, 1_000, 5_000, 10_000, 25_000, 60_000, 100_000]),
@@ -1467,8 +1501,10 @@ fn any_op(restores: bool) -> impl Strategy<Value = Op> {
         9 => (whose(), prop_oneof![3 => Just(Pick::Last), 1 => pick()])
             .prop_map(|(whose, pick)| Op::Ponged(whose, pick)),
         10 => (whose(), how(), pick()).prop_map(|(whose, how, pick)| Op::Acked(whose, how, pick)),
-        8 => (whose(), how(), pick(), nack)
+        8 => (whose(), how(), pick(), nack())
             .prop_map(|(whose, how, pick, nack)| Op::Nacked(whose, how, pick, nack)),
+        4 => (whose(), pick(), nack())
+            .prop_map(|(whose, pick, nack)| Op::NackedFrom(whose, pick, nack)),
         1 => whose().prop_map(Op::Paused),
         1 => whose().prop_map(Op::Resumed),
         6 => pick().prop_map(Op::Cancel),
