@@ -46,6 +46,8 @@ impl Audit {
         let count =
             |is: fn(&Record) -> bool| records.iter().filter(|record| is(record)).count() as u64;
         let unanswered = count(|record| matches!(record, Record::Unanswered { .. }));
+        // Whoever is not on the list is away for more than one round of specs.
+        let not_found = count(|record| matches!(record, Record::Refused { .. }));
         let outbox = reported.stats.client.outbox;
         let acked_missing = reported
             .statuses
@@ -106,8 +108,8 @@ impl Audit {
                 ),
                 (
                     "specs_not_coalesced",
-                    "runs of which no specs were replaced",
-                    u64::from(reported.specs_replaced == 0),
+                    "outages in which no specs were replaced",
+                    u64::from(not_found > 0 && reported.specs_replaced == 0),
                 ),
                 (
                     "refused",
@@ -139,11 +141,7 @@ impl Audit {
                     "closed for want of heartbeats",
                     count(|r| matches!(r, Record::CutOff { .. })),
                 ),
-                (
-                    "not_found",
-                    "refused: validator not found",
-                    count(|r| matches!(r, Record::Refused { .. })),
-                ),
+                ("not_found", "refused: validator not found", not_found),
                 ("forbidden", "refused: 403", count(|r| *r == Record::Forbidden)),
                 ("starts", "processes of the facilitator", count(|r| *r == Record::Started)),
                 ("seconds", "seconds", took.as_secs()),
@@ -408,6 +406,12 @@ mod tests {
     fn specs_must_arrive_in_order_or_be_replaced() {
         let older = Record::Specs { miner: miner(2), batch: 1 };
         assert_eq!(broken(|records, _| records.push(older)), [("specs_out_of_order", 1)]);
+        let refused = Record::Refused { kind: "auth.validator_not_found".into() };
+        let not_replaced = broken(|records, reported| {
+            records.push(refused);
+            (reported.specs, reported.specs_replaced) = (1, 0);
+        });
+        assert_eq!(not_replaced, [("specs_not_coalesced", 1)]);
         assert_eq!(broken(|_, reported| reported.specs = 3), [("specs_failed", 1)]);
         assert_eq!(broken(|_, reported| reported.specs_delivered[0] = 7), [("specs_missing", 1)]);
     }

@@ -335,7 +335,8 @@ impl<'a> Channel<'a> {
                         }
                         self.offer().await?;
                     }
-                    // Pings are answered by tungstenite, with the next read.
+                    // Pings are answered by tungstenite, with the next read: a pong says that all
+                    // before it was handled.
                     Some(_) => {}
                     None => return Ok(()),
                 },

@@ -1,4 +1,46 @@
-//! stub docs
+//! A validator and its facilitator: the system that the library was made for, while it breaks.
+//!
+//! ```text
+//! cargo run --release --example facilitator
+//! cargo run --release --example facilitator -- --seed 7 --json
+//! ```
+//!
+//! A ComputeHorde validator keeps one WebSocket to a facilitator. Through it come jobs, and through
+//! it go the statuses of each job, the specs of miners, and heartbeats. Here a validator does 1,000
+//! jobs while its facilitator is killed, killed between storing a status and answering it, replaced
+//! and answering 403, has forgotten who the validator is, answers late or not at all, and while the
+//! network between them resets connections, cuts them in the middle of frames and swallows one
+//! direction. Seed and number of jobs decide what goes wrong and when.
+//!
+//! In the end the facilitator's database is held against what the validator reported: see
+//! [`Audit`](crate::audit::Audit). Then every job has its statuses, in order and once; at no moment
+//! were there two connections; no heartbeat had waited in a queue; every set of specs arrived or was
+//! replaced by a newer one of its miner; and no outage cost a status one of its retries.
+//!
+//! # The parts
+//!
+//! | of the analysis that the library began with | here |
+//! |---|---|
+//! | `ConnectionManager` | `bowline_core::connection`, which has never heard of a message |
+//! | `MessageQueueManager` | `bowline_core::outbox`, which has never heard of a dial |
+//! | `FacilitatorClient` | [`validator`]: no loop, no retry, no state of the connection |
+//! | `AbstractTransport` | the traits `Connect` and `Transport`; [`sockets`] counts with them |
+//! | the protocol, spread over all of them | [`dialect`], one file, which does no I/O |
+//!
+//! The README in this folder takes every class, callback and risk of that analysis and names its
+//! part here, and the test that shows its claim.
+//!
+//! # One status in flight
+//!
+//! The protocol's acks have no number, and a handler of the facilitator that fails answers nothing.
+//! With two statuses in flight, the answer to the second would then be taken for that of the first,
+//! which is lost and reported delivered; no client can see that. So the window is 1. Try
+//! `--window 64`: the audit finds the lost status. With `--answer-all` too, it finds nothing, and
+//! positional acks are put to the test with specs between 64 statuses in flight.
+//!
+//! The exit code is 1 if a promise was broken, 2 for arguments that make no sense, 3 if the
+//! experiment itself failed, 130 if it was interrupted.
+
 mod audit;
 mod database;
 mod dialect;
