@@ -13,12 +13,15 @@
 //! message is a receipt of the peer's WebSocket **library**. What that library has read ahead is
 //! lost if the peer's process dies, although it was reported delivered; a gateway may answer pings
 //! itself; after a reconnect a message may arrive twice. Where the peer's process may die, use
-//! level [`Acked`](Level::Acked) with a dialect that has acks.
+//! level [`Acked`](Level::Acked) with a dialect that has acks. With an [`Inbox`] at the other end
+//! that makes *exactly once, in order*.
 //!
 //! # The parts
 //!
 //! - [`connection`]: machine 1. Dials, greets, beats, backs off, gives up.
 //! - [`outbox`]: machine 2. Queues, transmits, settles.
+//! - [`inbox`]: machine 3, for the receiving end. Says what is new, so that an effect can take place
+//!   exactly once.
 //! - [`client`]: composes them with a [`dialect`]: frames in, frames out.
 //! - [`backoff`] and [`loss`]: how long to wait, and what follows from the end of a connection.
 //!
@@ -119,6 +122,7 @@ pub mod config;
 pub mod connection;
 pub mod dialect;
 mod expiry;
+pub mod inbox;
 pub mod loss;
 pub mod outbox;
 mod time;
@@ -131,6 +135,7 @@ pub use connection::{
     ConnectionStats, Link, StopReason,
 };
 pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Received, Signal, Sink};
+pub use inbox::{Answer, Inbox, InboxConfig, InboxStats, Lane, NotInProgress, Offer};
 pub use loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
 pub use outbox::{
     Ack, Amount, Batch, Displaced, FailReason, Failed, Fate, Item, Key, Level, MessageId, Nack,
