@@ -337,10 +337,16 @@ impl Inbox {
         while self.in_progress.len() > place {
             let Some(given_up) = self.in_progress.pop_back() else { break };
             if let Some(known) = self.find(given_up.outbox) {
-                known.offered = known.done.max(before(given_up.seq));
+                known.offered = known.done;
                 if given_up.seq <= known.heard {
                     first_heard = Some(given_up);
                 }
+            }
+        }
+        for place in 0..self.in_progress.len() {
+            let MessageId { outbox, seq } = self.in_progress[place];
+            if let Some(known) = self.find(outbox) {
+                known.offered = seq;
             }
         }
         // What was new on an earlier lane and has not come again on this one is still to come, and

@@ -1457,7 +1457,7 @@ impl Outbox {
         settles: bool,
         mut each: impl FnMut(&mut Self, usize),
     ) -> Answered {
-        let (outbox, last, up_to) = match which {
+        let (outbox, mut last, up_to) = match which {
             Ack::Next => {
                 self.skip_to_awaited();
                 let Some(place) = self.find(self.awaited).filter(|&place| self.is_awaited(place))
@@ -1472,13 +1472,25 @@ impl Outbox {
             Ack::OneOf(id) => (Some(id.outbox), id.seq, false),
             Ack::UpToOf(id) => (Some(id.outbox), id.seq, true),
         };
+        if let Some(outbox) = outbox {
+            let Some(index) = self.epochs.iter().position(|epoch| epoch.id == outbox) else {
+                // All messages of an outbox that is not known here are settled, or never were.
+                return Answered::None;
+            };
+            // Of its own numbers an outbox knows where they begin and end. Of those that were
+            // restored, earlier ones may be settled, and the former life may have used later ones.
+            if let Some(after) = self.epochs.get(index + 1) {
+                let known = self.epochs[index].first..after.first;
+                if last < known.start || known.is_empty() || last >= known.end && !up_to {
+                    return Answered::None;
+                }
+                last = last.min(Seq::new(known.end.get() - 1));
+            } else if last < self.epochs[index].first {
+                return Answered::Violation;
+            }
+        }
         if last >= self.fresh_from || last == Seq::new(0) {
             return Answered::Violation;
-        }
-        if outbox.is_some_and(|outbox| self.id_of(last).outbox != outbox) {
-            // All messages of an outbox that is not known here are settled, or never were.
-            let known = self.epochs.iter().any(|epoch| Some(epoch.id) == outbox);
-            return if known { Answered::Violation } else { Answered::None };
         }
         if !up_to {
             let Some(place) = self.find(last).filter(|&place| self.is_open(place)) else {
@@ -2065,9 +2077,11 @@ enum Answered {
 /// Store it only when the outbox is drained ([`Outbox::poll`] returned `WaitUntil`), or what was
 /// settled but not reported is reported after the restore.
 ///
-/// A message is safe from a crash as soon as a snapshot with it is stored. If its effect must happen
-/// exactly once, store one after each push and before the next poll: what is transmitted and in no
-/// snapshot may have arrived, and nobody will ever know.
+/// A message is safe from a crash as soon as a snapshot with it is stored. If effects must take place
+/// exactly once, store one after each push and each failure, before the next poll. What was pushed
+/// after the last snapshot and transmitted may have arrived, and nobody will ever know; what failed
+/// after it, or was replaced by a newer message of its key, is live again, and counts as delivered
+/// if the peer has got further meanwhile.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {

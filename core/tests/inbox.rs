@@ -203,6 +203,17 @@ fn a_refusal_gives_up_all_that_was_new_behind_it() {
     assert_eq!((end.offer_behind(2, A, 3), end.offer_behind(2, B, 4)), (New, New));
 }
 
+/// The sender was restored from a snapshot in which a message is live that failed later on.
+#[test]
+fn a_message_that_was_missing_is_not_in_progress_because_a_later_one_was_refused() {
+    let mut end = End::new();
+    end.offer_all(A, 1..=1);
+    end.offer_all(A, 3..=3);
+    end.refuse(A, 3, Transient);
+    end.connect();
+    assert_eq!((end.offer_behind(1, A, 1), end.offer_behind(1, A, 2)), (Duplicate, New));
+}
+
 #[test]
 fn of_two_refusals_the_one_further_in_front_is_said() {
     let mut end = End::new();

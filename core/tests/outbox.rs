@@ -1479,6 +1479,43 @@ fn a_cumulative_ack_may_name_what_was_settled_before_the_snapshot() {
     assert_eq!(wire.outbox.stats().violations, 0);
 }
 
+/// H68: the peer acknowledges all that it has of the old outbox, and that may be more than was
+/// restored.
+#[test]
+fn an_ack_of_what_the_former_life_sent_after_the_snapshot_settles_what_was_restored() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    let snapshot = wire.outbox.snapshot();
+    // The former life goes on up to 9.
+    let name = |outbox, number| MessageId { outbox, seq: seq(number) };
+    let fresh = OutboxId::new(2);
+    let mut wire = wire.restored(fresh, snapshot).unwrap();
+    wire.push("new", Acked);
+    wire.up();
+    wire.acked(Ack::OneOf(name(ID, 9)));
+    assert_eq!((wire.outbox.stats().delivered, wire.outbox.stats().duplicates), (0, 1));
+    wire.acked(Ack::UpToOf(name(ID, 9)));
+    assert_eq!((wire.outbox.stats().delivered, wire.outbox.watermark()), (2, seq(3)));
+    assert_eq!(wire.outbox.stats().violations, 0);
+    // Of its own numbers the outbox knows the end.
+    wire.acked(Ack::UpToOf(name(fresh, 9)));
+    assert_eq!(wire.outbox.stats().violations, 1);
+}
+
+#[test]
+fn an_ack_of_an_outbox_that_is_not_known_any_more_is_no_fault_of_the_peer() {
+    let wire = World::new();
+    let empty = wire.outbox.snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), empty).unwrap();
+    wire.push("a", Acked);
+    wire.up();
+    wire.drain();
+    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(9) }));
+    wire.acked(Ack::UpToOf(MessageId { outbox: OutboxId::new(3), seq: seq(1) }));
+    assert_eq!((wire.outbox.stats().duplicates, wire.outbox.stats().violations), (2, 0));
+    assert_eq!(wire.outbox.stats().delivered, 0);
+}
+
 #[test]
 fn an_ack_that_names_the_fresh_outbox_does_not_settle_an_old_message() {
     let mut wire = World::new();

@@ -1066,7 +1066,7 @@ impl Model {
             let message = &self.messages[*index];
             message.stage == Stage::Live || message.awaited()
         };
-        let (outbox, last, first) = match ack {
+        let (outbox, mut last, first) = match ack {
             Ack::Next => {
                 return indices.filter(|&index| self.messages[index].awaited()).take(1).collect();
             }
@@ -1075,6 +1075,14 @@ impl Model {
             Ack::OneOf(id) => (Some(id.outbox), id.seq, id.seq),
             Ack::UpToOf(id) => (Some(id.outbox), id.seq, Seq::new(0)),
         };
+        // A cumulative ack of a restored outbox may name more than was restored.
+        let after = outbox.and_then(|id| {
+            let index = self.outboxes.iter().position(|(_, other)| *other == id)?;
+            self.outboxes.get(index + 1)
+        });
+        if let Some((after, _)) = after.filter(|(after, _)| *after <= last && first.get() == 0) {
+            last = Seq::new(after.get().saturating_sub(1));
+        }
         if last > self.last_sent() || outbox.is_some_and(|id| self.outbox_of(last) != id) {
             return Vec::new();
         }
