@@ -6,7 +6,7 @@
 //! ignored: what nobody runs shows nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Write as _,
     fs, io,
     ops::RangeInclusive,
