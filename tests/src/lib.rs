@@ -2,3 +2,6 @@
 
 pub mod client_events;
 pub mod history;
+pub mod oracle;
+pub mod statement;
+pub mod twice;
