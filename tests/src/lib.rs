@@ -2,6 +2,16 @@
 
 pub mod client_events;
 pub mod history;
+pub mod link;
+pub mod op;
 pub mod oracle;
+pub mod peer;
+pub mod run;
+pub mod settings;
 pub mod statement;
+pub mod swarm;
+pub mod trace;
+pub mod transcript;
 pub mod twice;
+mod watched;
+pub mod world;
