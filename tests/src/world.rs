@@ -232,6 +232,8 @@ pub struct World<P: Peer, W> {
     dialing: Dialing,
     clock: Clock,
     now: u64,
+    /// The latest time that a client was told.
+    latest: u64,
     dial: Option<(Attempt, u64)>,
     link: Option<Connection>,
     rest: Option<Rest>,
@@ -281,6 +283,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             dialing: Dialing::default(),
             clock: Clock::default(),
             now: 0,
+            latest: 0,
             dial: None,
             link: None,
             rest: None,
@@ -379,6 +382,13 @@ impl<P: Peer, W: Witness> World<P, W> {
         Instant::from_micros(self.clock.told(self.now))
     }
 
+    /// The time that the client is told now.
+    fn tell_time(&mut self) -> Instant {
+        let told = self.told();
+        self.latest = self.latest.max(told.as_micros());
+        told
+    }
+
     fn see(&mut self, seen: Seen) {
         if self.violation.is_none() {
             let moment = Moment::new(self.told(), seen);
@@ -395,7 +405,7 @@ impl<P: Peer, W: Witness> World<P, W> {
     fn say(&mut self, seen: Seen, event: Event<()>) {
         self.events += 1;
         self.see(seen);
-        let now = self.told();
+        let now = self.tell_time();
         self.client.handle(now, event);
     }
 
@@ -1051,7 +1061,9 @@ impl<P: Peer, W: Witness> World<P, W> {
                 self.saved = core::mem::replace(&mut self.client, stub).into_snapshot();
                 self.see(Seen::Retired);
                 self.restore();
-                // The next process may crash too, and has had the snapshot from the beginning.
+                // From now on what is in it may be transmitted, and such a snapshot says that.
+                self.saved = self.client.outbox().snapshot();
+                self.see(Seen::Snapshot);
             }
             ClientOp::Pause => self.pause(true),
             ClientOp::Resume => self.pause(false),
@@ -1080,6 +1092,9 @@ impl<P: Peer, W: Witness> World<P, W> {
         }
         self.newest_ping = None;
         self.old_ping = None;
+        // The clock of a process may stand or run backwards, that of the world does not.
+        self.clock.frozen_at = None;
+        self.clock.behind = self.now.saturating_sub(self.latest);
         let dialect = Watched::new(self.peer.dialect());
         let dice = Dice::new(self.chance, self.seed, self.lives);
         let saved = self.saved.clone();
