@@ -255,7 +255,8 @@ impl Dealer {
         self.scale = settings.ping_interval.0;
         if !self.chance(4) {
             // In this world all limits are of about one size, a hundredfold apart at most.
-            let scale = self.log(5_000, 1_000_000);
+            // The shortest is longer than a round trip when the faults have ended.
+            let scale = self.log(25_000, 2_000_000);
             self.scale = scale;
             let mut limit = || Micros(self.log(scale / 5, scale * 20));
             settings.dial_limit = limit();

@@ -753,6 +753,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                     let message = self.peer.message(&failed.body);
                     let (id, reason, fate) = (failed.id, failed.reason, failed.fate);
                     self.see(Seen::Failed { message, id, reason, fate });
+                    self.store();
                 }
                 Output::Status(status) => self.see(Seen::Status(status)),
                 Output::WaitUntil(deadline) => {
@@ -852,6 +853,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             match self.client.push(self.told(), body, options) {
                 Ok(pushed) => {
                     self.next_message += 1;
+                    let displaces = !pushed.displaced.is_empty();
                     for displaced in pushed.displaced {
                         let message = self.peer.message(&displaced.body);
                         let (seq, coalesced) = (displaced.seq, displaced.coalesced);
@@ -859,6 +861,9 @@ impl<P: Peer, W: Witness> World<P, W> {
                     }
                     let ttl = push.ttl.map(Into::into);
                     self.see(Seen::Pushed { message, seq: pushed.seq, size, level, ttl });
+                    if displaces {
+                        self.store();
+                    }
                 }
                 Err(refused) => {
                     if self.peer.message(&refused.body) != message {
@@ -1045,8 +1050,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             }
             ClientOp::Snapshot => {
                 self.turn();
-                self.saved = self.client.outbox().snapshot();
-                self.see(Seen::Snapshot);
+                self.store();
             }
             ClientOp::Crash => {
                 self.see(Seen::Crashed);
@@ -1062,14 +1066,20 @@ impl<P: Peer, W: Witness> World<P, W> {
                 self.see(Seen::Retired);
                 self.restore();
                 // From now on what is in it may be transmitted, and such a snapshot says that.
-                self.saved = self.client.outbox().snapshot();
-                self.see(Seen::Snapshot);
+                self.store();
             }
             ClientOp::Pause => self.pause(true),
             ClientOp::Resume => self.pause(false),
             ClientOp::Busy => self.busy = true,
             ClientOp::Tick => self.say(Seen::Tick, Event::Tick),
         }
+    }
+
+    /// Stores a snapshot. A user who wants no message to come back from the dead does so whenever
+    /// one has failed or made way for another.
+    fn store(&mut self) {
+        self.saved = self.client.outbox().snapshot();
+        self.see(Seen::Snapshot);
     }
 
     fn pause(&mut self, paused: bool) {
