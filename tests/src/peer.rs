@@ -194,14 +194,15 @@ fn static_frame(letter: &'static [u8]) -> Body {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PositionalPeer {
     greets: bool,
-    /// The highest number that was refused since the sender last went back.
-    refusing: Option<u64>,
+    /// The messages that were refused since the sender last went back. It has gone back when one of
+    /// them comes again.
+    refusing: Vec<u64>,
 }
 
 impl PositionalPeer {
     /// A server that awaits a greeting, or not.
     pub fn new(greets: bool) -> Self {
-        Self { greets, refusing: None }
+        Self { greets, refusing: Vec::new() }
     }
 }
 
@@ -223,7 +224,7 @@ impl Peer for PositionalPeer {
     }
 
     fn connect(&mut self) {
-        self.refusing = None;
+        self.refusing.clear();
     }
 
     fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
@@ -240,14 +241,14 @@ impl Peer for PositionalPeer {
         }
         let message = message_in(frame);
         let wants_ack = frame.as_bytes()[8] == WANTS_ACK;
-        if self.refusing.is_some_and(|highest| message > highest) {
-            self.refusing = Some(message);
+        if !self.refusing.is_empty() && !self.refusing.contains(&message) {
+            self.refusing.push(message);
             if wants_ack {
                 desk.answer(static_frame(b"n"));
             }
             return;
         }
-        self.refusing = None;
+        self.refusing.clear();
         // What awaits no answer cannot be refused.
         match if wants_ack { desk.judge() } else { None } {
             None => {
@@ -257,7 +258,7 @@ impl Peer for PositionalPeer {
                 }
             }
             Some(Nack::Transient) => {
-                self.refusing = Some(message);
+                self.refusing.push(message);
                 desk.answer(static_frame(b"n"));
             }
             Some(Nack::Permanent) => desk.answer(static_frame(b"r")),

@@ -12,8 +12,9 @@
 use core::time::Duration;
 
 use bowline_core::{
-    Attempt, Body, Client, ClientConfig, ConfigError, Dialect, Event, Frame, Instant, Key, Loss,
-    Opened, OutboxId, Output, Phase, Ping, PushOptions, Received, Seq, Snapshot, Wire,
+    Attempt, Body, Client, ClientConfig, ConfigError, ConnectionState, Dialect, Event, Frame,
+    Instant, Key, Loss, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received, Seq,
+    Snapshot, Wire,
 };
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
@@ -919,7 +920,8 @@ impl<P: Peer, W: Witness> World<P, W> {
             LinkOp::Buffer(bytes) => self.toward.buffer = bytes.max(1),
             LinkOp::Refuse => self.dialing.refuses = true,
             LinkOp::Hang => self.dialing.hangs = true,
-            LinkOp::DialTakes(micros) => self.dialing.takes = micros.0,
+            // A policy that waits for nothing is legal, a dial that takes no time is not.
+            LinkOp::DialTakes(micros) => self.dialing.takes = micros.0.max(1_000),
             LinkOp::Linger => self.dialing.lingers = true,
             LinkOp::Heal => {
                 self.toward = Weather::default();
@@ -1141,7 +1143,16 @@ impl<P: Peer, W: Witness> World<P, W> {
     }
 
     fn stale(&mut self, op: StaleOp) {
-        let alive = self.link.is_some() || self.dial.is_some();
+        let alive = match self.client.connection().state() {
+            ConnectionState::Dialing { .. }
+            | ConnectionState::Greeting { .. }
+            | ConnectionState::Up { .. }
+            | ConnectionState::Suspect { .. }
+            | ConnectionState::Closing { .. } => true,
+            ConnectionState::Idle
+            | ConnectionState::Waiting { .. }
+            | ConnectionState::Stopped { .. } => false,
+        };
         let newest = self.client.connection().attempt();
         let old = Attempt::new(newest.get().saturating_sub(u64::from(alive)));
         match op {
