@@ -48,7 +48,8 @@ pub struct Rules {
     /// Whether the dialect's greeting awaits an answer. Default no.
     pub greets: bool,
     /// Whether the peer drops what was sent behind a message that it refuses for the moment
-    /// ([`Signal::NackFrom`]), so that its application has everything in order. Default yes.
+    /// ([`Signal::NackFrom`]). If not, the order in which its application has messages is judged
+    /// only where the window is 1. Default yes.
     pub refuses_gaps: bool,
     /// Whether the peer's ledger is part of the history. Without it S3 is judged by the evidence
     /// alone, and S4 not at all. Default yes.
@@ -144,7 +145,8 @@ struct Ledger {
     seq: u64,
     arrived: bool,
     processed: bool,
-    refused: bool,
+    /// It was reported as cancelled or expired.
+    void: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +166,8 @@ struct Link {
     phase: LinkPhase,
     /// Since when, at the earliest.
     since: Instant,
+    /// When its dial was polled.
+    dialed_at: Instant,
     heard_at: Instant,
     took_at: Instant,
     paused: bool,
@@ -218,6 +222,7 @@ impl Link {
             attempt,
             phase: LinkPhase::Dialing,
             since,
+            dialed_at: since,
             heard_at: since,
             took_at: since,
             paused: false,
@@ -548,7 +553,6 @@ impl Oracle {
             Seen::Resumed(a) => {
                 self.hear_of(moment.at);
                 if self.is_current(a) && self.link.is_open() {
-                    self.link.paused = false;
                     self.resumed();
                 }
                 Ok(())
@@ -618,11 +622,11 @@ impl Oracle {
         self.tell(at);
         self.looked = true;
         self.first_look.get_or_insert(self.now);
-        if let Some(deadline) = self.last_deadline.take()
-            && deadline.at.has_passed(self.now)
-        {
+        let passed = self.last_deadline.filter(|deadline| deadline.at.has_passed(self.now));
+        if let Some(deadline) = passed {
             let late = self.now.since(deadline.at);
             self.link.lateness = self.link.lateness.saturating_add(late);
+            self.last_deadline = None;
         }
         if self.link.is_alive() && self.may_end() {
             self.link.doubt = true;
@@ -675,7 +679,8 @@ impl Oracle {
     fn look_for_heartbeat(&mut self) {
         let config = &self.rules.config.connection;
         let link = &mut self.link;
-        let due = link.heard_at + config.ping_interval;
+        let silent_at = link.heard_at.max(link.resumed_at.unwrap_or(Instant::ZERO));
+        let due = silent_at + config.ping_interval;
         if config.can_ping
             && link.phase == LinkPhase::Up
             && !link.doubt
@@ -1109,7 +1114,11 @@ impl Oracle {
             return true;
         }
         match link.phase {
-            LinkPhase::Over | LinkPhase::Closing => true,
+            LinkPhase::Over => true,
+            LinkPhase::Closing => match self.run {
+                Run::Stopping(by) => by.has_passed(self.now),
+                Run::Idle | Run::Running | Run::Unsure | Run::Stopped => true,
+            },
             LinkPhase::Dialing => since(link.since, config.dial_limit),
             LinkPhase::Greeting => since(link.since, config.greeting_limit),
             LinkPhase::Up => self.may_be_dead() || self.may_be_deaf() || self.may_be_overdue(),
@@ -1168,10 +1177,11 @@ impl Oracle {
         }
         let limit = self.rules.config.connection.dial_limit;
         // Too late: it is aborted.
-        if self.link.doubt || (self.link.since + limit).has_passed(self.now) {
+        if (self.link.dialed_at + limit).has_passed(self.now) {
             self.link.doubt = true;
             return;
         }
+        self.link.doubt |= (self.link.since + limit).has_passed(self.now);
         self.link.phase = LinkPhase::Greeting;
         self.link.since = self.now;
         if !self.rules.greets {
@@ -1215,8 +1225,8 @@ impl Oracle {
         if let Some(at) = &mut link.first_ping_flushed_at {
             *at = self.now;
         }
-        if let Some(at) = &mut link.acks_awaited_at {
-            *at = self.now;
+        if core::mem::take(&mut link.paused) {
+            link.acks_awaited_at = link.acks_awaited_at.map(|_| self.now);
         }
     }
 
@@ -1307,9 +1317,6 @@ impl Oracle {
         }
         match signal {
             Signal::Greeted if self.link.phase == LinkPhase::Greeting => {
-                if self.link.doubt {
-                    return;
-                }
                 return self.up();
             }
             Signal::Greeted | Signal::Violation => return,
@@ -1427,7 +1434,7 @@ impl Oracle {
 
     fn nacked(&mut self, which: Ack, nack: Nack) {
         let attempt = self.link.attempt;
-        let mut holds = false;
+        let (mut holds, mut recalls) = (false, false);
         self.answer(which, |oracle, seq, live| {
             let Some(entry) = oracle.entry(seq).copied().filter(|_| live) else { return };
             match nack {
@@ -1444,19 +1451,17 @@ impl Oracle {
                     }
                 }
                 Nack::Transient if entry.is_on(attempt) => {
+                    recalls = true;
                     holds |= oracle.is_sure() && !entry.loose;
                     let (may, must) =
                         (oracle.may_be_head(seq), oracle.is_surely_head(seq) && oracle.is_sure());
                     oracle.recall(seq);
-                    if let Some(ledger) = oracle.ledger.get_mut(&entry.message) {
-                        ledger.refused = true;
-                    }
                     oracle.charge(seq, may, must);
                 }
                 Nack::Transient => {}
             }
         });
-        if nack == Nack::Transient {
+        if recalls {
             self.rewind();
         }
         if holds && !self.link.held {
@@ -1468,14 +1473,14 @@ impl Oracle {
     fn nacked_from(&mut self, id: MessageId, nack: Nack) {
         let seq = id.seq.get();
         let outbox = self.entry(seq).map(|entry| entry.outbox);
-        let sent = self.link.order_from..=self.link.order;
+        let sent = self.link.order_from..=self.link.highest;
         if !sent.contains(&seq) || outbox.is_some_and(|outbox| outbox != id.outbox) {
             self.illegal = true;
             return;
         }
-        let order = self.link.order;
+        let highest = self.link.highest;
         self.nacked(Ack::OneOf(id), nack);
-        for behind in seq + 1..=order {
+        for behind in seq + 1..=highest {
             if let Some(entry) = self.entry_mut(behind) {
                 entry.answered = true;
             }
@@ -1497,6 +1502,7 @@ impl Oracle {
     fn rewind(&mut self) {
         let link = &mut self.link;
         link.order = 0;
+        link.unheard.0 = 0;
         let before = self.base - 1;
         (link.flushed, link.covered, link.awaited) = (before, before, before);
     }
@@ -1655,7 +1661,7 @@ impl Oracle {
             if entry.is_live() {
                 sure += usize::from(!entry.loose);
                 perhaps += usize::from(entry.loose);
-                candidates.push(seq);
+                candidates.push((seq, !entry.loose));
             } else if entry.level == Level::Acked && !entry.answered {
                 sure_ghosts += usize::from(!entry.loose);
                 ghosts += usize::from(entry.loose);
@@ -1675,9 +1681,8 @@ impl Oracle {
         let alone = sure == 1 && perhaps + sure_ghosts + ghosts == 0 && self.link.unheard.1 == 0;
         let settles = self.rules.config.outbox.on_suspected == OnSuspected::Settle;
         let limit = self.rules.config.outbox.suspect_limit;
-        for seq in candidates {
-            let Some(entry) = self.entry(seq).copied() else { continue };
-            let others = crowd - usize::from(entry.is_surely_live());
+        for (seq, surely) in candidates {
+            let others = crowd - usize::from(surely);
             let may = others == 0 && self.may_be_head(seq);
             if accused {
                 let must = alone && !doubt && self.is_surely_head(seq);
@@ -1802,7 +1807,10 @@ impl Oracle {
         if may_have_stopped {
             self.return_all(false);
         }
-        if self.live + self.loose == 0 && !matches!(self.run, Run::Stopping(_) | Run::Stopped) {
+        if matches!(self.run, Run::Stopping(_)) {
+            return;
+        }
+        if self.live + self.loose == 0 {
             self.stops();
         } else if self.live == 0 {
             self.link.doubt = true;
@@ -1826,7 +1834,7 @@ impl Oracle {
         }
         if self.link.is_alive() {
             // The newest order replaces the abort before it.
-            if !self.may_end() {
+            if !self.may_end() && !self.link.doubt {
                 let text = format!("dials {a} while {} is alive", self.link.attempt);
                 let statement = if self.stale { Statement::S11 } else { Statement::S12 };
                 return Err(self.violation(statement, text));
@@ -1851,6 +1859,7 @@ impl Oracle {
         self.run = Run::Running;
         self.due = None;
         self.link = Link::new(a, self.first_look.unwrap_or(self.now));
+        self.link.dialed_at = self.now;
         Ok(())
     }
 
@@ -1939,6 +1948,11 @@ impl Oracle {
         let attempt = self.link.attempt;
         let limits = self.rules.config.outbox.clone();
         let Some(entry) = self.entry(seq).copied() else {
+            if (1..self.base).contains(&seq) {
+                let void = self.ledger.get(&message).is_some_and(|ledger| ledger.void);
+                let statement = if void { Statement::S15 } else { Statement::S2 };
+                return Err(self.violation(statement, format!("{seq} goes after it was settled")));
+            }
             let text = format!("message {message} goes as {seq}, which is nobody's name");
             return Err(self.violation(Statement::S1, text));
         };
@@ -1981,9 +1995,6 @@ impl Oracle {
             let text = format!("{seq} goes after {}", self.link.order);
             return Err(self.violation(Statement::S5, text));
         }
-        if self.link.order == 0 {
-            self.link.order_from = self.first_possible();
-        }
         for passed in self.link.order.max(self.link.order_from.saturating_sub(1)) + 1..seq {
             let Some(over) = self.entry(passed).filter(|entry| entry.is_surely_live()) else {
                 continue;
@@ -2015,6 +2026,9 @@ impl Oracle {
             return Err(self.violation(Statement::R1, text));
         }
 
+        if self.link.order == 0 && self.link.highest > 0 {
+            self.link.order_from = seq;
+        }
         self.link.held = false;
         self.hold_until = None;
         self.link.sent += 1;
@@ -2033,6 +2047,10 @@ impl Oracle {
         self.sent_to = self.sent_to.max(seq);
         let link = &mut self.link;
         link.order = seq;
+        // What comes again is looked at again.
+        for looked_at in [&mut link.flushed, &mut link.covered, &mut link.awaited] {
+            *looked_at = (*looked_at).min(seq - 1);
+        }
         link.highest = link.highest.max(seq);
         link.since_ping.0 += 1;
         link.since_ping.1 += entry.size;
@@ -2109,7 +2127,8 @@ impl Oracle {
         }
         let stopped = matches!(self.run, Run::Stopping(_) | Run::Stopped);
         let drained = self.closing.is_some() && self.live == 0;
-        if !stopped && !drained && !self.may_end() {
+        let may_end = self.may_end() || self.link.doubt;
+        if !stopped && !drained && !may_end {
             let text = format!("aborts {a}, {phase:?} since {:?}", self.now.since(self.link.since));
             let statement = match phase {
                 _ if self.stale => Statement::S11,
@@ -2118,7 +2137,7 @@ impl Oracle {
             };
             return Err(self.violation(statement, text));
         }
-        if !stopped && drained && !self.may_end() {
+        if !stopped && drained && !may_end {
             self.stops();
             return Ok(());
         }
@@ -2259,6 +2278,9 @@ impl Oracle {
             }
             Stage::Live | Stage::Failed(_) | Stage::Gone => {}
         }
+        if let Some(ledger) = self.ledger.get_mut(&message) {
+            ledger.void = matches!(reason, FailReason::Cancelled | FailReason::Expired);
+        }
         self.report(seq);
         self.tidy();
         Ok(())
@@ -2348,8 +2370,7 @@ impl Oracle {
     fn waits(&mut self, wire: Wire, deadline: Option<Deadline>) -> Judged {
         self.relay();
         // Whatever had come to an end would have been said by now.
-        let drained = self.closing.is_some() && self.live == 0;
-        self.link.doubt &= drained;
+        self.link.doubt = false;
         self.judge_deadline(deadline)?;
         self.judge_reports()?;
         self.judge_link(wire)?;
@@ -2524,7 +2545,8 @@ impl Oracle {
     // ---- The peer ------------------------------------------------------------------------------
 
     fn arrived(&mut self, attempt: Attempt, message: u64, processed: bool) -> Judged {
-        let refuses_gaps = self.rules.refuses_gaps;
+        let one_by_one = self.rules.config.outbox.window_messages == 1;
+        let in_order = !processed || self.rules.refuses_gaps || one_by_one;
         let Some(ledger) = self.ledger.get_mut(&message) else {
             let text = format!("the peer has message {message}, which nobody has pushed");
             return Err(self.violation(Statement::S1, text));
@@ -2543,7 +2565,7 @@ impl Oracle {
         let newest = if processed { &mut self.application_to } else { &mut self.library_to };
         if ledger.seq > *newest {
             *newest = ledger.seq;
-        } else if !(processed && ledger.refused && !refuses_gaps) {
+        } else if in_order {
             let text = format!("{} comes first after {newest}", ledger.seq);
             return Err(self.violation(Statement::S4, text));
         }

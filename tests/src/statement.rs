@@ -23,10 +23,10 @@ pub enum Statement {
     /// a ping sent behind it, an ack that names it, each on the attempt that is up), and the peer's
     /// ledger must have the message. The ledger half is left out where the peer lied.
     S3,
-    /// First deliveries are in push order, at the peer's library and in its application. A message
-    /// that was refused for the moment may come late in the application of a peer that takes what
-    /// was sent behind it; what still arrives through a connection that the peer has seen replaced
-    /// is not in any order.
+    /// First deliveries are in push order, at the peer's library and in its application. Where the
+    /// window is above 1 and the peer takes what was sent behind a message that it has refused for
+    /// the moment, its application is left out; and what still arrives through a connection that the
+    /// peer has seen replaced is not in any order.
     S4,
     /// On one attempt numbers rise, except after a nack; a message that waits is not passed over.
     S5,
