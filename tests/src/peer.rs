@@ -197,12 +197,14 @@ pub struct PositionalPeer {
     /// The messages that were refused since the sender last went back. It has gone back when one of
     /// them comes again.
     refusing: Vec<u64>,
+    /// What was refused for good, and stays so.
+    rejected: Vec<u64>,
 }
 
 impl PositionalPeer {
     /// A server that awaits a greeting, or not.
     pub fn new(greets: bool) -> Self {
-        Self { greets, refusing: Vec::new() }
+        Self { greets, ..Self::default() }
     }
 }
 
@@ -250,7 +252,8 @@ impl Peer for PositionalPeer {
         }
         self.refusing.clear();
         // What awaits no answer cannot be refused.
-        match if wants_ack { desk.judge() } else { None } {
+        let again = self.rejected.contains(&message).then_some(Nack::Permanent);
+        match if wants_ack { again.or_else(|| desk.judge()) } else { None } {
             None => {
                 desk.processed(message);
                 if wants_ack {
@@ -261,7 +264,10 @@ impl Peer for PositionalPeer {
                 self.refusing.push(message);
                 desk.answer(static_frame(b"n"));
             }
-            Some(Nack::Permanent) => desk.answer(static_frame(b"r")),
+            Some(Nack::Permanent) => {
+                self.rejected.push(message);
+                desk.answer(static_frame(b"r"));
+            }
         }
     }
 
