@@ -1047,15 +1047,16 @@ impl Oracle {
         next.epochs.clear();
         for (place, mut entry) in saved.entries.clone().into_iter().enumerate() {
             let seq = saved.base + place as u64;
+            // Attempts begin at 1 again, also for those that are gone.
+            entry.sent_on = Attempt::NONE;
+            entry.recalled = false;
+            entry.answered = false;
             if entry.stage != Stage::Gone {
                 if next.epochs.last().is_none_or(|&(_, id)| id != entry.outbox) {
                     next.epochs.push((seq, entry.outbox));
                 }
                 entry.handed_over |= seq <= saved.sent_to;
                 entry.restored = true;
-                entry.sent_on = Attempt::NONE;
-                entry.recalled = false;
-                entry.answered = false;
                 // The time that remained when it was stored.
                 if entry.expires_at != Instant::NEVER && entry.is_live() {
                     entry.expires_at = next.now + entry.expires_at.since(saved.at);
