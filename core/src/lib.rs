@@ -23,6 +23,7 @@
 //! - [`inbox`]: machine 3, for the receiving end. Says what is new, so that an effect can take place
 //!   exactly once.
 //! - [`client`]: composes them with a [`dialect`]: frames in, frames out.
+//! - `trace`, with feature `serde`: records what happens to a client, and lets it happen again.
 //! - [`drive`]: how to run a client, for whoever writes a driver.
 //! - [`backoff`] and [`loss`]: how long to wait, and what follows from the end of a connection.
 //!
@@ -69,6 +70,8 @@ pub mod inbox;
 pub mod loss;
 pub mod outbox;
 mod time;
+#[cfg(feature = "serde")]
+pub mod trace;
 
 pub use backoff::{Backoff, Jitter};
 pub use client::{Client, ClientConfig, Event, Output, Phase, Stats, Status};
@@ -92,6 +95,7 @@ pub use time::{Attempt, Deadline, Instant, Timer};
 ///
 /// Ask before every poll: what a poll returns counts as handed over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Wire {
     /// It does.
     Ready,
