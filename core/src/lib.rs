@@ -68,6 +68,8 @@ pub mod drive;
 mod expiry;
 pub mod inbox;
 pub mod loss;
+#[cfg(feature = "json")]
+pub mod numbered;
 pub mod outbox;
 mod time;
 #[cfg(feature = "serde")]
@@ -83,6 +85,8 @@ pub use connection::{
 pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Received, Signal, Sink};
 pub use inbox::{Answer, Inbox, InboxConfig, InboxStats, Lane, NotInProgress, Offer};
 pub use loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
+#[cfg(feature = "json")]
+pub use numbered::{Json, Numbered, NumberedConfig};
 pub use outbox::{
     Ack, Amount, Batch, Displaced, FailReason, Failed, Fate, Item, Key, Level, MessageId, Nack,
     OnSuspected, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,

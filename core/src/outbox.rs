@@ -1450,7 +1450,13 @@ impl Outbox {
     /// the head waiting, and for that there is the ack clock.
     fn nacked_from(&mut self, id: MessageId, nack: Nack) {
         let sent = self.sent.0..self.sent.1;
-        if !sent.contains(&id.seq) || self.id_of(id.seq) != id {
+        let named = if self.epochs.iter().any(|epoch| epoch.id == id.outbox) {
+            self.id_of(id.seq) == id
+        } else {
+            // The name of an outbox is forgotten with its last message.
+            self.epochs.front().is_some_and(|oldest| id.seq < oldest.first)
+        };
+        if !sent.contains(&id.seq) || !named {
             return count(&mut self.stats.violations);
         }
         self.nacked(Ack::OneOf(id), nack);
