@@ -2,7 +2,7 @@
 //!
 //! A trace is written by a thread of its own, so that the client never waits for a writer. Between
 //! the two is text in memory: the driver appends lines, the thread takes all there are. If more than
-//! [`MAX_UNWRITTEN`] waits, the writer is too slow, and a trace with a gap could not be replayed: it
+//! `MAX_UNWRITTEN` waits, the writer is too slow, and a trace with a gap could not be replayed: it
 //! ends there, and says so in its last line.
 
 #[cfg(feature = "trace")]
