@@ -285,6 +285,24 @@ fn what_cannot_be_a_trace_is_refused_by_line() {
     assert!(line == 2 && problem.contains("unknown field"), "{problem}");
 }
 
+/// A failed message that was not reported and a queued one may have the same key, and of the key of
+/// no bytes there is only one.
+#[test]
+fn a_key_that_two_saved_messages_have_can_be_made_up() {
+    let settings = Settings::default();
+    let mut world = World::new(&settings, false, None);
+    world.push(Instant::ZERO, "cancelled", Some(""));
+    world.handle(Instant::ZERO, Event::Cancel(Seq::new(1)));
+    world.push(Instant::ZERO, "queued", Some(""));
+    let saved = world.end();
+    let mut world = World::new(&settings, false, Some(&saved));
+    world.push(Instant::ZERO, "newer", Some(""));
+    world.drain(Wire::Blocked);
+    let run = world.end();
+    assert_eq!(run.stats.outbox.coalesced, 0);
+    assert_eq!(play(&run.trace).map(|replayed| replayed.stats), Ok(run.stats));
+}
+
 #[test]
 fn more_keys_than_there_are_is_an_error() {
     let (trace, _) = story(false);
