@@ -72,6 +72,7 @@ fn live(input: Input) {
     let (mut settled, mut displaced) = (0_u64, 0_u64);
     // What was transmitted last on this attempt, and since the last nack.
     let mut last_sent = Seq::new(0);
+    let mut sent_to = Seq::new(0);
     for Step { passes, op, which, wire, polls } in input.steps {
         now = passes.since(now);
         match op {
@@ -121,8 +122,10 @@ fn live(input: Input) {
                     assert_eq!(wire, Wire::Ready);
                     assert!(id.seq > last_sent, "out of order, or twice");
                     last_sent = id.seq;
+                    sent_to = sent_to.max(id.seq);
                 }
                 OutboxOutput::Delivered { first, last } => {
+                    assert!(last <= sent_to, "delivered, but never sent");
                     settled += last.get() - first.get() + 1;
                 }
                 OutboxOutput::Failed(_) => settled += 1,
