@@ -1021,7 +1021,7 @@ impl<const ACKS: bool> Stage<ACKS> {
                     let body = body.map(|body| filler.body(body)).transpose()?;
                     // Only what is still to be transmitted has its key to itself.
                     let fresh = message.outcome.is_none() && message.id.seq > snapshot.sent_to;
-                    let key = key.map(|len| keys.fresh(len, |key| fresh && used.contains(key)));
+                    let key = key.map(|len| keys.fresh(len, |key| used.contains(key)));
                     let key = key.transpose()?;
                     used.extend(key.clone().filter(|_| fresh));
                     snapshot.messages.push(SavedMessage { body, key, ..message });

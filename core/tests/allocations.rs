@@ -132,6 +132,18 @@ fn a_recorder_without_a_tape_adds_none_either() {
     assert_eq!(allocations_of!(client), 0);
 }
 
+#[cfg(feature = "serde")]
+#[test]
+fn a_recorder_whose_tape_is_full_keeps_nothing() {
+    use bowline_core::trace::{Recorder, Tape};
+    use std::ops::ControlFlow;
+
+    let rng = ChaCha8Rng::seed_from_u64(1);
+    let tape = Some(Tape::new(|_| ControlFlow::Break(())));
+    let mut client = Recorder::new(ClientConfig::default(), Plain, rng, tape).unwrap();
+    assert_eq!(allocations_of!(client), 0);
+}
+
 // ---- Helpers ------------------------------------------------------------------------------------
 
 fn body() -> Body {
