@@ -172,6 +172,17 @@ fn a_trace_is_read_like_a_story() {
 }
 
 #[test]
+fn a_drain_that_stops_in_the_middle_is_told_as_far_as_it_went() {
+    let mut world = World::new(&Settings::default(), false, None);
+    world.push(Instant::ZERO, "one", None);
+    world.handle(Instant::ZERO, Event::Cancel(Seq::new(1)));
+    assert!(matches!(world.client.poll(Wire::Ready), Output::Failed(_)));
+    let lines = parse(&world.end().trace);
+    let What::Drain(drain) = &lines[lines.len() - 2].what else { panic!("{lines:?}") };
+    assert_eq!((drain.polls, drain.out.as_str()), (1, "1 failed"));
+}
+
+#[test]
 fn nothing_secret_is_in_a_trace_without_payloads() {
     let (trace, _) = story(false);
     for secret in ["hunter2", "Bearer", "hello", "secret", "the key", "inbound words"] {
