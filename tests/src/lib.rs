@@ -35,7 +35,7 @@
 //! cargo run --release -p bowline-testkit --bin simulate -- --seeds 100000 --save
 //! ```
 
-pub mod client_events;
+pub mod fuzz;
 pub mod history;
 pub mod link;
 pub mod op;
@@ -44,6 +44,7 @@ pub mod peer;
 pub mod run;
 pub mod settings;
 pub mod statement;
+pub mod story;
 pub mod swarm;
 pub mod trace;
 pub mod transcript;

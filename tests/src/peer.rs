@@ -50,6 +50,11 @@ pub trait Peer {
         None
     }
 
+    /// Whether it would refuse what comes next, for what it has refused before.
+    fn is_refusing(&self) -> bool {
+        false
+    }
+
     /// Loses what it remembers of its clients.
     fn forget(&mut self) {}
 }
@@ -273,6 +278,10 @@ impl Peer for PositionalPeer {
 
     fn say(&self) -> Body {
         static_frame(b"say")
+    }
+
+    fn is_refusing(&self) -> bool {
+        !self.refusing.is_empty()
     }
 
     fn lie(&self, _: bool) -> Option<Body> {

@@ -1209,9 +1209,10 @@ impl<P: Peer, W: Witness> World<P, W> {
         }
         self.busy = false;
         self.pause(false);
+        let refusing = self.peer.is_refusing();
         let spoiled = self.link.as_ref().is_some_and(|link| {
             let whole = link.up.is_whole() && link.down.is_whole();
-            !whole || link.tainted || !link.peer_open || no_pongs || mute
+            !whole || link.tainted || !link.peer_open || no_pongs || mute || refusing
         });
         if spoiled {
             self.lose(Loss::Io);
