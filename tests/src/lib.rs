@@ -1,6 +1,6 @@
 //! The test kit of Bowline: what its own suites are made of, for your policies and runtimes too.
 
-pub mod client_events;
+pub mod fuzz;
 pub mod history;
 pub mod oracle;
 pub mod statement;
