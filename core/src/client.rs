@@ -459,6 +459,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             (Some(told), Link::Up(a)) if told == a => {}
             (_, Link::Up(a)) => {
                 self.outbox.take_in(now, OutboxEvent::Up(a));
+                if self.connection.is_paused() {
+                    self.outbox.take_in(now, OutboxEvent::Paused(a));
+                }
                 self.told = Some(a);
                 self.beat_at = now;
                 moved = true;

@@ -2216,6 +2216,10 @@ impl Outbox {
 
     /// The outbox as a value, once it has done its last: nothing in it is transmitted before it is
     /// restored, and what was never transmitted is still known not to be.
+    ///
+    /// Restore it once. Store a [`snapshot`](Self::snapshot) of the restored outbox in its place before
+    /// that is polled: what the restored one transmits, this value still calls never transmitted, so
+    /// that an ack of it would not be believed.
     pub fn into_snapshot(self) -> Snapshot {
         self.save()
     }

@@ -387,6 +387,25 @@ fn overdue_ends_the_attempt() {
     assert_eq!(wire.drain(), "send 1:a");
 }
 
+/// The outbox is not there yet when the driver stops reading, and learns it with the link.
+#[test]
+fn a_pause_during_the_greeting_holds_the_ack_clock() {
+    let mut wire = World::new(Script { awaits: true, ..Script::default() });
+    wire.config.connection.can_ping = false;
+    wire.config.outbox.level = Level::Acked;
+    wire.remake();
+    wire.start();
+    wire.push("a", Level::Acked);
+    wire.client.handle(wire.now, Event::Paused(wire.attempt()));
+    wire.hear("welcome");
+    assert_eq!(wire.drain(), "send 1:a");
+    wire.wait(HOUR);
+    assert_eq!(wire.drain(), "");
+    wire.client.handle(wire.now, Event::Resumed(wire.attempt()));
+    wire.wait(OutboxConfig::default().ack_limit);
+    assert_eq!(wire.drain(), "abort 1");
+}
+
 /// H44: the ack that sits in the read buffer when its limit runs out is read first.
 #[test]
 fn evidence_comes_before_the_verdict() {

@@ -1676,6 +1676,7 @@ fn a_snapshot_survives_storage() {
 
 // ---- Cost ---------------------------------------------------------------------------------------
 
+/// R5.
 #[test]
 fn a_million_messages_that_expire_at_once_take_one_pass() {
     let mut wire = World::with(large());
