@@ -90,7 +90,7 @@ fn a_client_adds_no_allocation_of_its_own() {
 
     let pongs: Vec<Bytes> = (1..=600_u64)
         .map(|seq| bowline_core::Ping { attempt: a, seq: bowline_core::Seq::new(seq) })
-        .map(|ping| Bytes::copy_from_slice(&ping.payload()))
+        .map(|ping| ping.payload())
         .collect();
     let mut pongs = pongs.into_iter();
     let mut cycle = || {
