@@ -2,8 +2,7 @@
 //! `cargo run -p bowline-core --example blocking -- ws://127.0.0.1:9001/ MESSAGES RATE`.
 //!
 //! One thread produces messages, one lives for as long as a dial, and the main thread drives the
-//! client over a socket that does not block; it sleeps until the socket, a thread or a deadline
-//! wakes it. In the end it prints what `chaos` asks of a contender (see its `--exec`).
+//! client over a socket that does not block. It prints what `chaos --exec` wants to know.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a driver has a clock")]
 
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,12 +10,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant as Clock};
 use std::{error, io, thread};
 
-use bowline_core::{Attempt, Client, ClientConfig, Event, Instant, Loss, Opened, Output};
-use bowline_core::{Plain, PushOptions, Received, Wire};
+use bowline_core::{Attempt, Client, ClientConfig, Event, Frame, Instant, Loss, Opened};
+use bowline_core::{Output, Plain, PushOptions, Received, Wire};
 use mio::{Events, Interest, Poll, Token, Waker};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-use tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::Frame as RawFrame};
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket, client, http::Uri};
 
 /// How long every message is: its number in decimal, padded.
@@ -69,7 +68,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
                 client.handle(now(), Event::Flushed(a));
             }
             // A write that failed is believed only when all that the peer said before was read.
-            let read = read(socket).map_err(|loss| loss.or(loss_of(&flushed.err()?)));
+            let read = read(socket).map_err(|loss| loss.or_else(|| loss_of(&flushed.err()?)));
             moved = read != Err(None);
             match read {
                 // What the server says is of no interest to this client.
@@ -122,16 +121,17 @@ fn main() -> Result<(), Box<dyn error::Error>> {
             // What the kernel does not take goes out with a later flush.
             Output::Send(_, frame) => {
                 let Some((_, socket)) = &mut open else { continue };
-                let (opcode, payload) = (frame.opcode().into(), frame.into_payload());
-                let _ = socket.send(Message::Frame(RawFrame::message(payload, opcode, true)));
+                let _ = socket.send(match frame {
+                    Frame::Ping(ping) => Message::Ping(ping.payload()),
+                    Frame::Data(body) => Message::text(body.as_text().expect("we push text only")),
+                });
             }
             Output::Close(_, code) => {
                 let Some((_, socket)) = &mut open else { continue };
                 let _ = socket.close(Some(CloseFrame { code: code.into(), reason: "".into() }));
             }
-            // The first message has Seq 1.
             Output::Delivered { first, last } => delivered.push([first.get() - 1, last.get() - 1]),
-            Output::Failed(it) => failed.push([it.id.seq.get() - 1; 2]),
+            Output::Failed(it) => failed.push([it.id.seq.get() - 1; 2]), // Seq begins at 1
             // Nobody is here who could mend it and start again.
             Output::Status(status) if status.is_stopped() => {
                 client.handle(now(), Event::Close { deadline: now() });

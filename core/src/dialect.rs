@@ -137,23 +137,6 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// The opcode of RFC 6455 §5.2: 1 for text, 2 for binary, 9 for a ping.
-    pub fn opcode(&self) -> u8 {
-        match self {
-            Self::Data(body) if body.is_text() => 1,
-            Self::Data(_) => 2,
-            Self::Ping(_) => 9,
-        }
-    }
-
-    /// The payload. With opcode 1 it is UTF-8.
-    pub fn into_payload(self) -> Bytes {
-        match self {
-            Self::Data(body) => body.into_bytes(),
-            Self::Ping(ping) => ping.payload(),
-        }
-    }
-
     /// How many bytes of payload there are.
     pub fn payload_len(&self) -> usize {
         match self {

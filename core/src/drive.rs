@@ -107,7 +107,7 @@
 //! | [`Output`](crate::Output) | do | then say |
 //! |---|---|---|
 //! | `Dial(a)` | destroy every earlier socket and dial; begin to connect, without blocking the loop | `Opened` or `Lost` |
-//! | `Send(a, frame)` | give it to the socket, which wants an [opcode](crate::Frame::opcode) and a [payload](crate::Frame::into_payload); comes only if the wire was `Ready` | `Took`, `Flushed` when it happens |
+//! | `Send(a, frame)` | give it to the socket; comes only if the wire was `Ready` | `Took`, `Flushed` when it happens |
 //! | `Close(a, code)` | queue a Close frame, also on a wire that is blocked; go on reading | `Lost` when the connection ends |
 //! | `Abort(a)` | destroy the socket or the dial at once | nothing |
 //! | `Delivered { first, last }` | tell whoever sent them | nothing |

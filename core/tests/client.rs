@@ -208,11 +208,6 @@ fn plain_sends_bodies_as_they_are_and_hands_over_what_comes() {
     }
     let ping = Ping { attempt: Attempt::new(1), seq: Seq::new(1) };
     assert_eq!(frames, [Frame::Data(body), Frame::Ping(ping)]);
-    // RFC 6455 §5.2: binary, ping and, below, text.
-    let raw: Vec<_> = frames.into_iter().map(|it| (it.opcode(), it.into_payload())).collect();
-    assert_eq!(raw, [(2, vec![0, 255].into()), (9, ping.payload())]);
-    let text = Frame::Data("hi".into());
-    assert_eq!((text.opcode(), text.into_payload()), (1, "hi".into()));
     let inbound = client.receive(NOW, Attempt::new(1), Received::Data("hi".into()));
     assert_eq!(inbound, Some("hi".into()));
     let pong = Received::Pong(ping.payload());
