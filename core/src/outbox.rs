@@ -931,6 +931,11 @@ impl Outbox {
         self.state
     }
 
+    /// The time as this machine knows it.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// The name of this outbox, for what is pushed from now on.
     pub fn id(&self) -> OutboxId {
         match self.epochs.back() {
@@ -2082,7 +2087,7 @@ enum Answered {
 /// after the last snapshot and transmitted may have arrived, and nobody will ever know; what failed
 /// after it, or was replaced by a newer message of its key, is live again, and counts as delivered
 /// if the peer has got further meanwhile.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
@@ -2106,7 +2111,7 @@ pub struct Snapshot {
 }
 
 /// One message of a [`Snapshot`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedMessage {
     /// Its name, which it keeps.
@@ -2341,6 +2346,9 @@ impl Outbox {
 
 /// An [`Outbox`] as a value, for a model checker to hash: deadlines are microseconds from now,
 /// numbers count from the head, and what only counts is left out.
+///
+/// It leaves nothing else out: outboxes with the same settings and equal views, given the same
+/// inputs, do the same for ever, with the same numbers counted from the head.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OutboxView {
     state: OutboxState,
@@ -2348,8 +2356,10 @@ pub struct OutboxView {
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     failed: Vec<i64>,
-    /// Report, fresh, sent from, sent to, cursor, flushed, covered, pinged, unheard, ack subject.
-    cursors: [Option<i64>; 10],
+    /// Next, fresh, sent from, sent to, cursor, pinged, unheard, ack subject.
+    cursors: [Option<i64>; 8],
+    /// Report, flushed, covered.
+    lagging: [i64; 3],
     head: [u32; 3],
     probe: bool,
     hold_in: Duration,
@@ -2381,9 +2391,14 @@ impl Outbox {
             at => Instant::from_micros(at.as_micros().saturating_sub(self.now.as_micros())),
         };
         let from_head = |seq: Seq| seq.get().wrapping_sub(self.head.get()) as i64;
-        // A cursor that lags behind the first slot does so by any number, and means the same.
+        // These are only the places where something goes on: one that lags behind the first slot
+        // does so by any number, and means the same.
         let floor = self.slots.front().map_or(self.next, |slot| slot.seq);
-        let floor = Seq::new(floor.get().saturating_sub(1));
+        // More of it makes no difference.
+        let enough = Amount {
+            messages: self.config.receipt_interval_messages.max(self.config.window_messages / 16),
+            bytes: self.config.receipt_interval_bytes.max(self.config.window_bytes / 16),
+        };
         let slot = |slot: &Slot| SlotView {
             seq: from_head(slot.seq),
             epoch: self.epoch_of(slot.seq),
@@ -2408,23 +2423,26 @@ impl Outbox {
             slots: self.slots.iter().filter(|slot| !self.is_dead(slot)).map(slot).collect(),
             failed: self.failed.iter().copied().map(from_head).collect(),
             cursors: [
-                Some(self.report),
+                Some(self.next),
                 Some(self.fresh_from),
                 Some(self.sent.0),
                 Some(self.sent.1),
                 Some(self.cursor),
-                Some(self.flushed_to),
-                Some(self.covered_to),
                 self.pinged,
                 self.unheard,
                 self.ack_subject,
             ]
-            .map(|cursor| cursor.map(|seq| from_head(seq.max(floor)))),
-            head: [self.charges, self.deaths, self.nacks],
+            .map(|cursor| cursor.map(from_head)),
+            lagging: [self.report, self.flushed_to, self.covered_to]
+                .map(|cursor| from_head(cursor.max(floor))),
+            head: [self.charges, self.deaths.min(self.config.suspect_limit), self.nacks],
             probe: self.probe,
             hold_in: self.hold_until.since(self.now),
             ping_outstanding: self.ping_outstanding,
-            since_ping: self.since_ping,
+            since_ping: Amount {
+                messages: self.since_ping.messages.min(enough.messages),
+                bytes: self.since_ping.bytes.min(enough.bytes),
+            },
             ask_in: ahead(self.ask_at),
             overdue_in: ahead(self.overdue_at),
             overdue: self.overdue,
