@@ -850,6 +850,11 @@ pub struct Outbox {
     pinged: Option<Seq>,
     /// Whether that ping was not answered yet.
     ping_outstanding: bool,
+    /// How many pings were sent behind that message and not answered.
+    pings_out: u32,
+    /// What `pinged` and `pings_out` were when the cursor last went back after a nack: the pongs of
+    /// these pings say nothing of what is sent again.
+    outdated: (Seq, u32),
     since_ping: Amount,
     /// The last message that was handed over and settled without a word of the peer: flushed,
     /// cancelled, expired. Until a pong covers it, it may be what kills the connection. (One of
@@ -913,6 +918,8 @@ impl Outbox {
             hold_until: Instant::ZERO,
             pinged: None,
             ping_outstanding: false,
+            pings_out: 0,
+            outdated: (Seq::new(0), 0),
             since_ping: Amount::default(),
             unheard: None,
             ask_at: Instant::NEVER,
@@ -1315,6 +1322,8 @@ impl Outbox {
         self.ghosts_unreported = 0;
         self.pinged = None;
         self.ping_outstanding = false;
+        self.pings_out = 0;
+        self.outdated = (Seq::new(0), 0);
         self.since_ping = Amount::default();
         self.ask_at = Instant::NEVER;
         self.paused = false;
@@ -1351,11 +1360,17 @@ impl Outbox {
         };
         if seq == pinged {
             self.ping_outstanding = false;
+            self.pings_out = self.pings_out.saturating_sub(1);
         }
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
         }
         self.unheard = self.unheard.filter(|&unheard| unheard > seq);
+        let (last, left) = &mut self.outdated;
+        if *left > 0 && seq <= *last {
+            *left -= u32::from(seq == *last);
+            return;
+        }
         let mut place = self.place(self.covered_to);
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
@@ -1552,6 +1567,7 @@ impl Outbox {
     fn resume(&mut self) {
         self.state = self.state_of_link();
         self.rewind();
+        self.outdated = (self.pinged.unwrap_or_default(), self.pings_out);
     }
 
     /// Settles what has outlived its time: messages, and with the drain all of them.
@@ -1947,6 +1963,8 @@ impl Outbox {
         // The cursor is behind the last message handed over, unless all before it were refused.
         let last = Seq::new(self.cursor.get().min(self.fresh_from.get()).saturating_sub(1));
         let seq = self.pinged.map_or(last, |before| before.max(last));
+        let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
+        self.pings_out = before.saturating_add(1);
         self.pinged = Some(seq);
         self.ping_outstanding = true;
         self.since_ping = Amount::default();
@@ -2364,6 +2382,8 @@ pub struct OutboxView {
     probe: bool,
     hold_in: Duration,
     ping_outstanding: bool,
+    pings_out: u32,
+    outdated: (i64, u32),
     since_ping: Amount,
     ask_in: Instant,
     overdue_in: Instant,
@@ -2439,6 +2459,12 @@ impl Outbox {
             probe: self.probe,
             hold_in: self.hold_until.since(self.now),
             ping_outstanding: self.ping_outstanding,
+            pings_out: self.pings_out,
+            // Once they are answered, their number says nothing.
+            outdated: match self.outdated {
+                (_, 0) => (0, 0),
+                (last, left) => (from_head(last), left),
+            },
             since_ping: Amount {
                 messages: self.since_ping.messages.min(enough.messages),
                 bytes: self.since_ping.bytes.min(enough.bytes),
