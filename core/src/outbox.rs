@@ -852,8 +852,8 @@ pub struct Outbox {
     ping_outstanding: bool,
     /// How many pings were sent behind that message and not answered.
     pings_out: u32,
-    /// What `pinged` and `pings_out` were when the cursor last went back after a nack: the pongs of
-    /// these pings say nothing of what is sent again.
+    /// What `pinged` and `pings_out` were when a ping last went out, or was out, before all that a
+    /// nack has called back was sent again: the pongs of these pings say nothing of that.
     outdated: (Seq, u32),
     since_ping: Amount,
     /// The last message that was handed over and settled without a word of the peer: flushed,
@@ -1965,6 +1965,9 @@ impl Outbox {
         let seq = self.pinged.map_or(last, |before| before.max(last));
         let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
         self.pings_out = before.saturating_add(1);
+        if last < seq {
+            self.outdated = (seq, self.pings_out);
+        }
         self.pinged = Some(seq);
         self.ping_outstanding = true;
         self.since_ping = Amount::default();
