@@ -929,7 +929,8 @@ impl<R: Rng> Connection<R> {
 pub struct ConnectionView {
     state: ConnectionState,
     owed: Option<ConnectionOutput>,
-    failures: u32,
+    failures: Option<u32>,
+    ceiling: Duration,
     failing_for: Option<Duration>,
     renewals: u32,
     last_delay: Duration,
@@ -976,7 +977,9 @@ impl<R: Rng> Connection<R> {
                 ConnectionOutput::Abort(_) => ConnectionOutput::Abort(Attempt::NONE),
                 ConnectionOutput::WaitUntil(at) => ConnectionOutput::WaitUntil(at),
             }),
-            failures: self.failures,
+            // Without a limit, all that failures do is to raise the delay up to its cap.
+            failures: self.config.max_attempts.map(|_| self.failures),
+            ceiling: self.config.backoff.ceiling(self.failures),
             failing_for: self
                 .failing_since
                 .filter(|_| self.config.max_elapsed.is_some())
