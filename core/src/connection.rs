@@ -30,6 +30,31 @@
 //! **Stopped.** Asked to, given up, or told that trying again cannot help. Nothing is owed but the
 //! destruction of a socket, and nothing happens until `Start`.
 //!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Idle
+//!     Idle --> Dialing: Start
+//!     Idle --> Stopped: Stop
+//!     Dialing --> Greeting: Opened
+//!     Dialing --> Waiting: Lost, Opened, Tick (Dial)
+//!     Dialing --> Stopped: Lost, Opened, Stop, Tick (Dial)
+//!     Greeting --> Up: Greeted
+//!     Greeting --> Waiting: Lost, Refused, Tick (Greeting)
+//!     Greeting --> Stopped: Lost, Refused, Stop, Tick (Greeting)
+//!     Up --> Suspect: Tick (Ping)
+//!     Up --> Waiting: Lost, Overdue, Refused
+//!     Up --> Closing: Stop
+//!     Up --> Stopped: Lost, Overdue, Refused, Tick (Pong)
+//!     Suspect --> Up: Heard, Ponged
+//!     Suspect --> Waiting: Lost, Overdue, Refused, Tick (Write), Tick (Pong)
+//!     Suspect --> Closing: Stop
+//!     Suspect --> Stopped: Lost, Overdue, Refused, Tick (Write), Tick (Pong)
+//!     Waiting --> Dialing: Nudge, Tick (Redial)
+//!     Waiting --> Stopped: Stop
+//!     Closing --> Stopped: Lost, Tick (Close)
+//!     Stopped --> Dialing: Start
+//! ```
+//!
 //! | state | event | next | owes |
 //! |---|---|---|---|
 //! | Idle, Stopped | Start | Dialing | Dial |
@@ -984,7 +1009,8 @@ impl<R: Rng> Connection<R> {
                 .failing_since
                 .filter(|_| self.config.max_elapsed.is_some())
                 .map(|since| self.now.since(since)),
-            renewals: self.renewals,
+            // The second is as good as any later one.
+            renewals: self.renewals.min(2),
             last_delay: match self.config.backoff.jitter {
                 Jitter::Decorrelated => self.last_delay,
                 Jitter::None | Jitter::Full | Jitter::Equal => Duration::ZERO,

@@ -32,6 +32,23 @@
 //! at the deadline what is left is handed back. This is not a state beside the others, for a drain
 //! is down, probing, open or held like any other outbox.
 //!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Down
+//!     Down --> Open: Up
+//!     Down --> Probing: Up
+//!     Down --> Held: Up
+//!     Open --> Down: Down
+//!     Open --> Probing: Up
+//!     Open --> Held: Nacked, NackedFrom
+//!     Probing --> Down: Down
+//!     Probing --> Open: Acked, Flushed, Nacked, NackedFrom, Ponged
+//!     Probing --> Held: Nacked, NackedFrom
+//!     Held --> Down: Down
+//!     Held --> Open: Acked, Cancel, Flushed, Nacked, NackedFrom, Ponged, Tick (Nack), Tick (Expiry), Tick (Drain), Up
+//!     Held --> Probing: Tick (Nack), Up
+//! ```
+//!
 //! | state | event | next | effect |
 //! |---|---|---|---|
 //! | any | Up | Open, Probing or Held | the cursor goes back to the head |

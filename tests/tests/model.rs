@@ -132,7 +132,7 @@ fn scope<const N: usize>(messages: usize, levels: [Level; N]) -> Scope {
 fn check(scope: Scope, at_least: usize) {
     let checker = scope.clone().checker().finish_when(HasDiscoveries::AnyFailures);
     let checker = checker.spawn_dfs().join();
-    for (property, path) in checker.discoveries() {
+    if let Some((property, path)) = checker.discoveries().into_iter().next() {
         let state = format!("{:#?}", path.last_state());
         panic!("{property}: {:#?}\n{state}", path.into_actions());
     }
