@@ -343,10 +343,9 @@ impl Inbox {
                 }
             }
         }
-        for place in 0..self.in_progress.len() {
-            let MessageId { outbox, seq } = self.in_progress[place];
-            if let Some(known) = self.find(outbox) {
-                known.offered = seq;
+        for id in &self.in_progress {
+            if let Some(known) = self.known.iter_mut().rfind(|known| known.id == id.outbox) {
+                known.offered = id.seq;
             }
         }
         // What was new on an earlier lane and has not come again on this one is still to come, and

@@ -57,6 +57,9 @@
 )]
 
 extern crate alloc;
+// The derive of `Arbitrary` writes `std`.
+#[cfg(feature = "arbitrary")]
+extern crate std;
 
 pub mod backoff;
 pub mod client;
@@ -67,6 +70,8 @@ pub mod drive;
 mod expiry;
 pub mod inbox;
 pub mod loss;
+#[cfg(feature = "json")]
+pub mod numbered;
 pub mod outbox;
 mod time;
 
@@ -80,6 +85,8 @@ pub use connection::{
 pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Received, Signal, Sink};
 pub use inbox::{Answer, Inbox, InboxConfig, InboxStats, Lane, NotInProgress, Offer};
 pub use loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
+#[cfg(feature = "json")]
+pub use numbered::{Json, Numbered, NumberedConfig};
 pub use outbox::{
     Ack, Amount, Batch, Displaced, FailReason, Failed, Fate, Item, Key, Level, MessageId, Nack,
     OnSuspected, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,
@@ -92,6 +99,7 @@ pub use time::{Attempt, Deadline, Instant, Timer};
 ///
 /// Ask before every poll: what a poll returns counts as handed over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Wire {
     /// It does.
     Ready,

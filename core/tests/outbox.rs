@@ -1421,6 +1421,23 @@ fn a_refusal_with_all_behind_it_names_what_was_sent_since_the_last_one() {
     assert_eq!((wire.outbox.stats().violations, wire.outbox.in_flight().messages), (6, 2));
 }
 
+/// What the peer dropped behind it is sent again, though nothing else is left of its outbox.
+#[test]
+fn a_refused_message_may_be_settled_and_its_outbox_forgotten() {
+    let mut wire = World::new();
+    wire.push("restored", Received);
+    let snapshot = wire.outbox.snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.push("new", Acked);
+    wire.up();
+    wire.answer_first_ping();
+    assert_eq!(wire.drain(), "send 1, send 2, ping 2");
+    wire.cancel(1);
+    assert_eq!(wire.drain(), "failed 1 Cancelled MaybeDelivered");
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!((wire.drain(), wire.outbox.stats().violations), ("send 2".into(), 0));
+}
+
 #[test]
 fn a_peer_that_refuses_all_but_the_head_for_ever_runs_into_the_ack_clock() {
     let mut wire = World::new();

@@ -74,6 +74,8 @@ pub use bowline_core::{
     Attempt, Backoff, Body, Dialect, FailReason, Fate, Jitter, Key, Level, Loss, Phase, Plain,
     PushOptions, Seq, Snapshot, Status, StopReason,
 };
+#[cfg(feature = "json")]
+pub use bowline_core::{Json, Numbered, NumberedConfig};
 pub use builder::{Ask, BuildError, BuildRefused, Builder, Config, Request};
 pub use desk::{Failure, FailureReason, ReceiptError, SendRefused, WaitError};
 pub use driver::Driver;

@@ -1,5 +1,5 @@
 //! The test kit of Bowline: what its own suites are made of, for your policies and runtimes too.
 
-pub mod client_events;
 pub mod diagram;
+pub mod fuzz;
 pub mod model;

@@ -6,7 +6,7 @@
 //! ignored: what nobody runs shows nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Write as _,
     fs, io,
     ops::RangeInclusive,
@@ -18,9 +18,6 @@ const HAZARDS: RangeInclusive<u32> = 1..=72;
 
 /// Where tests are looked for, from the root of the workspace.
 const FOLDERS: [&str; 3] = ["core", "io-tokio", "tests"];
-
-/// Hazards whose tests come with the Numbered dialect and the inbox.
-const DEFERRED: [(u32, &str); 1] = [(39, "session lost")];
 
 #[test]
 fn every_hazard_has_a_test() {
@@ -40,9 +37,8 @@ fn every_hazard_has_a_test() {
 
 /// What is wrong with this set of hazards and the places where each is shown, one thing a line.
 fn complaints(shown: &BTreeMap<u32, String>) -> String {
-    let deferred: BTreeSet<u32> = DEFERRED.iter().map(|(number, _)| *number).collect();
     let missing: Vec<String> = HAZARDS
-        .filter(|number| !shown.contains_key(number) && !deferred.contains(number))
+        .filter(|number| !shown.contains_key(number))
         .map(|number| format!("H{number}"))
         .collect();
 
@@ -53,9 +49,6 @@ fn complaints(shown: &BTreeMap<u32, String>) -> String {
     for (number, place) in shown {
         if !HAZARDS.contains(number) {
             let _ = writeln!(text, "{place}: there is no H{number}");
-        }
-        if deferred.contains(number) {
-            let _ = writeln!(text, "{place}: H{number} has a test now, so take it off DEFERRED");
         }
     }
     text
@@ -241,14 +234,13 @@ fn the_complaint_lists_everything_at_once() {
             .map(|number| (number, "a.rs:1".to_owned()))
             .collect()
     };
-    assert_eq!(complaints(&all_but(&[39])), "");
+    assert_eq!(complaints(&all_but(&[])), "");
 
     let mut shown = all_but(&[3, 72]);
     shown.insert(73, "b.rs:9".to_owned());
     assert_eq!(
         complaints(&shown),
         "2 hazards have no test: H3, H72\n\
-         a.rs:1: H39 has a test now, so take it off DEFERRED\n\
          b.rs:9: there is no H73\n"
     );
 }

@@ -20,8 +20,11 @@ use core::{
 };
 
 use bowline_core::{
-    Attempt, Backoff, Body, Client, ClientConfig, Dialect, Event, Frame, Instant, Loss, OutboxId,
-    Output, Plain, PushOptions, Sink, Snapshot, VerdictLimits, Wire, loss::verdict,
+    Attempt, Backoff, Body, Client, ClientConfig, Dialect, Event, Frame, Inbox, InboxConfig,
+    Instant, Loss, MessageId, Offer, OutboxId, Output, Plain, PushOptions, Sink, Snapshot,
+    VerdictLimits, Wire,
+    loss::verdict,
+    numbered::{Messages, reply},
 };
 use rand_core::TryRng;
 
@@ -43,6 +46,19 @@ fn clients(seed: u64) -> u64 {
     client.stats().queued as u64 + u64::from(taken) + u64::from(restored)
 }
 
+/// The receiving end of a numbered frame.
+fn received(mut inbox: Inbox, frame: &Body) -> bool {
+    let lane = inbox.connect();
+    let Ok(Messages { outbox, base, messages }) = Messages::parse(frame) else { return false };
+    for (seq, data) in messages {
+        let id = MessageId { outbox, seq };
+        if data.to::<u32>().is_ok() && inbox.offer(lane, id, base) == Offer::New {
+            let _ = inbox.done(id);
+        }
+    }
+    reply(core::iter::from_fn(|| inbox.poll(lane)), None).is_some()
+}
+
 /// Calls into every part of the core.
 #[unsafe(no_mangle)]
 pub extern "C" fn bowline_no_std(seed: u64) -> u64 {
@@ -58,11 +74,14 @@ pub extern "C" fn bowline_no_std(seed: u64) -> u64 {
     let Ok(body) = Plain::encode(Body::text(verdict));
     let mut sink = Sink::default();
     Plain.decode(body.clone(), &mut sink);
-    let frame = Frame::Data(body);
+    let frame = Frame::Data(body.clone());
 
     let stored = serde_json::to_vec(&(OutboxId::draw(&mut rng), at)).unwrap_or_default();
     let restored: Result<(OutboxId, Instant), _> = serde_json::from_slice(&stored);
     let signals: Vec<_> = sink.signals;
+
+    let inbox = Inbox::new(InboxConfig::default());
+    let answered = inbox.is_ok_and(|inbox| received(inbox, &body));
 
     clients(seed)
         + at.as_micros()
@@ -70,6 +89,7 @@ pub extern "C" fn bowline_no_std(seed: u64) -> u64 {
         + frame.payload_len() as u64
         + signals.len() as u64
         + u64::from(restored.is_ok())
+        + u64::from(answered)
 }
 
 struct Counter(u64);
