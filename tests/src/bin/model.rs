@@ -8,7 +8,7 @@
 use std::{
     io::{self, IsTerminal},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bowline_core::Level;
@@ -76,9 +76,9 @@ struct Args {
     /// Threads that look at states.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
-    /// Stop after so many seconds, with what was visited until then.
+    /// Stop after so many states, repeats included.
     #[arg(long)]
-    seconds: Option<u64>,
+    states: Option<usize>,
     /// Leave out the search for runs in which a message is never settled.
     #[arg(long)]
     no_progress: bool,
@@ -111,8 +111,8 @@ fn main() -> ExitCode {
         .checker()
         .threads(args.threads.into())
         .finish_when(HasDiscoveries::AnyFailures);
-    if let Some(seconds) = args.seconds {
-        builder = builder.timeout(Duration::from_secs(seconds));
+    if let Some(states) = args.states {
+        builder = builder.target_state_count(states);
     }
     let mut checker = builder.spawn_dfs();
     if io::stderr().is_terminal() {
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
     }
     let checker = checker.join();
     let elapsed = began.elapsed();
-    let complete = args.seconds.is_none_or(|seconds| elapsed.as_secs() < seconds);
+    let complete = args.states.is_none_or(|states| checker.state_count() < states);
     let discoveries = checker.discoveries();
 
     println!("scope       {scope:?}");
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
         checker.state_count()
     );
     println!("depth       {}", checker.max_depth());
-    println!("complete    {}", if complete { "yes" } else { "no, the time was over" });
+    println!("complete    {}", if complete { "yes" } else { "no, these were as many as wanted" });
     println!("time        {:.1} s", elapsed.as_secs_f64());
     println!("properties  {properties}, {} broken", discoveries.len());
     for (property, path) in &discoveries {
