@@ -256,7 +256,7 @@ pub fn outbox_event(event: OutboxEvent) -> &'static str {
     }
 }
 
-/// The events of one walk of the outbox, for it has no end. Seven, eight and nine show the same edges.
+/// The events of one walk of the outbox, for it has no end. Eight show the same edges.
 const STEPS: usize = 7;
 
 /// The steps of the outbox that two messages of any levels make, in up to 7 events.
