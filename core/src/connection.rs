@@ -107,6 +107,7 @@ const DEAF_AFTER: u32 = 5;
 ///
 /// Every duration is from 1 ms to a day, unless it says otherwise.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnectionConfig {
     /// DNS, TCP, TLS and upgrade together. Default 15 s.
     pub dial_limit: Duration,
@@ -137,7 +138,9 @@ pub struct ConnectionConfig {
     /// Whether the transport can ping. If not, silence is legal and nothing but an I/O error or
     /// `Overdue` ends a link. Default true.
     pub can_ping: bool,
-    /// What follows from a loss. Default [`verdict`].
+    /// What follows from a loss. Default [`verdict`]. It is code: a config that is stored leaves it
+    /// out, and one that is read has the default.
+    #[cfg_attr(feature = "serde", serde(skip, default = "default_verdict"))]
     pub verdict: VerdictFn,
 }
 
@@ -160,6 +163,11 @@ impl Default for ConnectionConfig {
             verdict,
         }
     }
+}
+
+#[cfg(feature = "serde")]
+fn default_verdict() -> VerdictFn {
+    verdict
 }
 
 impl ConnectionConfig {
@@ -348,6 +356,7 @@ enum Heartbeat {
 
 /// Counters of a connection, all saturating.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnectionStats {
     /// Dials begun.
     pub attempts: u64,
@@ -528,6 +537,11 @@ impl<R: Rng> Connection<R> {
             ConnectionState::Closing { cut_at } => Deadline::new(cut_at, Timer::Close),
             ConnectionState::Waiting { redial_at, .. } => Deadline::new(redial_at, Timer::Redial),
         }
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn rng(&mut self) -> &mut R {
+        &mut self.rng
     }
 
     /// What the connection is doing.

@@ -54,6 +54,12 @@ impl Body {
         }
     }
 
+    /// A body of zeros, which are UTF-8.
+    #[cfg(feature = "serde")]
+    pub(crate) fn zeros(bytes: Bytes, text: bool) -> Self {
+        Self { bytes, text }
+    }
+
     /// Whether this is a text frame.
     pub fn is_text(&self) -> bool {
         self.text
@@ -222,6 +228,7 @@ pub struct Beat {
 
 /// One thing that a frame of the peer said; see [`Sink`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Signal {
     /// Messages are acknowledged.

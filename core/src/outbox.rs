@@ -272,6 +272,7 @@ pub enum OnSuspected {
 
 /// The settings of an [`Outbox`]. [`validate`](Self::validate) checks them together.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OutboxConfig {
     /// Messages that are held at once, queued and in flight. Default 262,144; 1 to 16,777,216.
     pub max_messages: usize,
@@ -505,6 +506,7 @@ pub struct Failed {
 
 /// The one shape of every ping: it asks for a receipt of all messages up to `seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Ping {
     /// The attempt on which it is sent.
@@ -639,6 +641,7 @@ pub enum OutboxOutput {
 
 /// How many messages and bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Amount {
     /// Messages.
     pub messages: usize,
@@ -660,6 +663,7 @@ impl Amount {
 
 /// Counters of an outbox, all saturating.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OutboxStats {
     /// Pushes taken.
     pub accepted: u64,
@@ -1028,6 +1032,19 @@ impl Outbox {
     /// How often the head was charged.
     pub fn charges(&self) -> u32 {
         self.charges
+    }
+
+    /// The message that is queued under this key and was never transmitted.
+    #[cfg(feature = "serde")]
+    pub(crate) fn queued_under(&self, key: &Key) -> Option<Seq> {
+        self.keys.get(key).copied()
+    }
+
+    /// The key under which this message is queued.
+    #[cfg(feature = "serde")]
+    pub(crate) fn queued_key(&self, seq: Seq) -> Option<Key> {
+        let key = self.slots.get(self.find(seq)?)?.key.as_ref()?;
+        (self.queued_under(key) == Some(seq)).then(|| key.clone())
     }
 
     /// Whether pushes are refused.

@@ -3,3 +3,4 @@
 pub mod diagram;
 pub mod fuzz;
 pub mod model;
+pub mod story;
