@@ -481,6 +481,45 @@ fn an_ack_withheld_after_the_pong_charges_the_head_and_ends_the_attempt() {
     assert_eq!(wire.drain(), "overdue, failed 1 Exhausted MaybeDelivered");
 }
 
+/// The peer may have nacked the first transmission long before it answered the ping behind it.
+#[test]
+fn a_pong_of_a_ping_before_a_retransmission_says_nothing_of_it() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    wire.up();
+    wire.drain();
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 1");
+    wire.nacked(Ack::Next, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "send 1");
+    wire.pong_last();
+    assert_ne!(wire.deadline().map(|(_, timer)| timer), Some(Timer::Ack));
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!((wire.drain(), wire.outbox.charges()), ("ping 1".into(), 1));
+    wire.pong_last();
+    assert_eq!(wire.deadline(), Some((wire.now + small().ack_limit, Timer::Ack)));
+}
+
+#[test]
+fn a_pong_of_a_ping_between_retransmissions_says_nothing_of_those_behind_it() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    wire.up();
+    wire.drain();
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 2");
+    wire.pong_last();
+    wire.nacked_from(1, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.poll(Wire::Ready), "send 1");
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 2, send 2");
+    wire.acked(Ack::Next);
+    wire.pong_last();
+    assert_ne!(wire.deadline().map(|(_, timer)| timer), Some(Timer::Ack));
+}
+
 #[test]
 fn nothing_is_sent_on_an_attempt_whose_end_was_asked_for() {
     let mut wire = World::with(OutboxConfig { window_messages: 1, ..small() });
