@@ -1,7 +1,7 @@
 //! The client of the interop tests: sends numbered messages and says what became of each.
 //!
 //! ```text
-//! cargo run --release --example interop -- ws://localhost:9001/ --level acked --messages 3000 --rate 1500
+//! cargo run --release --example interop -- ws://localhost:9001/ --level acked --messages 3000 --rate 1500 --capacity 250
 //! ```
 //!
 //! Message n is the JSON `{"number":n}`: at level `received` a frame of its own, at `acked` the data
@@ -37,6 +37,9 @@ struct Arguments {
     /// How many of them in a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// How many may be on their way; then sending waits
+    #[arg(long, value_name = "N")]
+    capacity: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,6 +78,7 @@ async fn run<D>(
     // Faults come about once a second here, so the limits are shorter than the defaults.
     let (client, inbound) = Builder::with_dialect([&arguments.url], dialect, ())
         .level(level)
+        .capacity(arguments.capacity)
         .backoff(Backoff {
             base: Duration::from_millis(50),
             cap: Duration::from_millis(250),
