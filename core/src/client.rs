@@ -35,6 +35,7 @@ const SHORTEST_BEAT: Duration = Duration::from_millis(1);
 /// `receipt_repeat_interval` is the connection's `ping_interval`, `can_ping` is the connection's,
 /// and `can_ack` is [`Dialect::ACKS`].
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ClientConfig {
     /// Machine 1.
     pub connection: ConnectionConfig,
@@ -66,6 +67,7 @@ impl ClientConfig {
 /// What happens to a client. I/O events name their attempt; frames of the peer come through
 /// [`Client::receive`], messages through [`Client::push`].
 #[derive(Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Event<C> {
     /// Connect, or connect again after `Stopped`.
     Start,
@@ -186,6 +188,7 @@ impl From<ConnectionState> for Phase {
 
 /// Counters since the beginning, and gauges of now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stats {
     /// Of machine 1.
     pub connection: ConnectionStats,
@@ -647,6 +650,13 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     /// While it goes on, [`Outbox::snapshot`].
     pub fn into_snapshot(self) -> Snapshot {
         self.outbox.into_snapshot()
+    }
+
+    /// The two that are asked for what the client cannot know: where [`trace`](crate::trace) listens
+    /// and prompts.
+    #[cfg(feature = "serde")]
+    pub(crate) fn seams(&mut self) -> (&mut D, &mut R) {
+        (&mut self.dialect, self.connection.rng())
     }
 
     /// The dialect, to look at.

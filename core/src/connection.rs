@@ -82,6 +82,7 @@ const DEAF_AFTER: u32 = 5;
 ///
 /// Every duration is from 1 ms to a day, unless it says otherwise.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnectionConfig {
     /// DNS, TCP, TLS and upgrade together. Default 15 s.
     pub dial_limit: Duration,
@@ -112,7 +113,9 @@ pub struct ConnectionConfig {
     /// Whether the transport can ping. If not, silence is legal and nothing but an I/O error or
     /// `Overdue` ends a link. Default true.
     pub can_ping: bool,
-    /// What follows from a loss. Default [`verdict`].
+    /// What follows from a loss. Default [`verdict`]. It is code: a config that is stored leaves it
+    /// out, and one that is read has the default.
+    #[cfg_attr(feature = "serde", serde(skip, default = "default_verdict"))]
     pub verdict: VerdictFn,
 }
 
@@ -135,6 +138,11 @@ impl Default for ConnectionConfig {
             verdict,
         }
     }
+}
+
+#[cfg(feature = "serde")]
+fn default_verdict() -> VerdictFn {
+    verdict
 }
 
 impl ConnectionConfig {
@@ -225,6 +233,7 @@ pub enum StopReason {
 
 /// What happens to a connection. I/O events name their attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum ConnectionEvent {
     /// Begin, or begin again after `Stopped`.
     Start,
@@ -322,6 +331,7 @@ enum Heartbeat {
 
 /// Counters of a connection, all saturating.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnectionStats {
     /// Dials begun.
     pub attempts: u64,
@@ -502,6 +512,11 @@ impl<R: Rng> Connection<R> {
             ConnectionState::Closing { cut_at } => Deadline::new(cut_at, Timer::Close),
             ConnectionState::Waiting { redial_at, .. } => Deadline::new(redial_at, Timer::Redial),
         }
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn rng(&mut self) -> &mut R {
+        &mut self.rng
     }
 
     /// What the connection is doing.

@@ -23,6 +23,7 @@
 //! - [`inbox`]: machine 3, for the receiving end. Says what is new, so that an effect can take place
 //!   exactly once.
 //! - [`client`]: composes them with a [`dialect`]: frames in, frames out.
+//! - `trace`, with feature `serde`: records what happens to a client, and lets it happen again.
 //! - [`drive`]: how to run a client, for whoever writes a driver.
 //! - [`backoff`] and [`loss`]: how long to wait, and what follows from the end of a connection.
 //!
@@ -57,6 +58,9 @@
 )]
 
 extern crate alloc;
+// The derive of `Arbitrary` writes `std`.
+#[cfg(feature = "arbitrary")]
+extern crate std;
 
 pub mod backoff;
 pub mod client;
@@ -71,6 +75,8 @@ pub mod loss;
 pub mod numbered;
 pub mod outbox;
 mod time;
+#[cfg(feature = "serde")]
+pub mod trace;
 
 pub use backoff::{Backoff, Jitter};
 pub use client::{Client, ClientConfig, Event, Output, Phase, Stats, Status};
@@ -96,6 +102,8 @@ pub use time::{Attempt, Deadline, Instant, Timer};
 ///
 /// Ask before every poll: what a poll returns counts as handed over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Wire {
     /// It does.
     Ready,

@@ -13,6 +13,42 @@ use bowline_core::{
 use bytes::Bytes;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
+/// What 500 messages allocate on a link that is up. The payload of the pong is the peer's frame, so
+/// it is in static memory here too.
+macro_rules! allocations_of {
+    ($client:ident) => {{
+        let (now, a) = (Instant::ZERO, Attempt::new(1));
+        $client.handle(now, Event::Start);
+        let _ = $client.poll(Wire::Ready);
+        $client.handle(now, Event::Opened(Opened::new(a, ())));
+
+        let pongs: Vec<Bytes> = (1..=600_u64)
+            .map(|seq| bowline_core::Ping { attempt: a, seq: bowline_core::Seq::new(seq) })
+            .map(|ping| Bytes::copy_from_slice(&ping.payload()))
+            .collect();
+        let mut pongs = pongs.into_iter();
+        let mut cycle = || {
+            $client.push(now, body(), PushOptions::default()).unwrap();
+            let (mut sent, mut delivered) = (0, 0);
+            while delivered == 0 {
+                match $client.poll(Wire::Ready) {
+                    Output::Send(_, Frame::Data(_)) => sent += 1,
+                    Output::Send(_, Frame::Ping(_)) => {
+                        $client.handle(now, Event::Flushed(a));
+                        let pong = Received::Pong(pongs.next().unwrap());
+                        let _ = $client.receive(now, a, pong);
+                    }
+                    Output::Delivered { .. } => delivered += 1,
+                    _ => {}
+                }
+            }
+            assert_eq!(sent, 1);
+        };
+        (0..100).for_each(|_| cycle());
+        measure(|| (0..500).for_each(|_| cycle())).count_total
+    }};
+}
+
 #[test]
 fn a_message_from_push_to_delivered_allocates_nothing() {
     let mut wire = World::new();
@@ -77,42 +113,35 @@ fn a_reconnect_allocates_nothing() {
     assert_eq!(measure(|| (3..100).for_each(&mut flap)).count_total, 0);
 }
 
-/// The payload of the pong is the peer's frame, so it is in static memory here too.
 #[test]
 fn a_client_adds_no_allocation_of_its_own() {
-    let now = Instant::ZERO;
     let rng = ChaCha8Rng::seed_from_u64(1);
     let mut client = Client::new(ClientConfig::default(), Plain, rng).unwrap();
-    client.handle(now, Event::Start);
-    let _ = client.poll(Wire::Ready);
-    let a = Attempt::new(1);
-    client.handle(now, Event::Opened(Opened::new(a, ())));
+    assert_eq!(allocations_of!(client), 0);
+}
 
-    let pongs: Vec<Bytes> = (1..=600_u64)
-        .map(|seq| bowline_core::Ping { attempt: a, seq: bowline_core::Seq::new(seq) })
-        .map(|ping| Bytes::copy_from_slice(&ping.payload()))
-        .collect();
-    let mut pongs = pongs.into_iter();
-    let mut cycle = || {
-        client.push(now, body(), PushOptions::default()).unwrap();
-        let (mut sent, mut delivered) = (0, 0);
-        while delivered == 0 {
-            match client.poll(Wire::Ready) {
-                Output::Send(_, Frame::Data(_)) => sent += 1,
-                Output::Send(_, Frame::Ping(_)) => {
-                    client.handle(now, Event::Flushed(a));
-                    let pong = Received::Pong(pongs.next().unwrap());
-                    let _ = client.receive(now, a, pong);
-                }
-                Output::Delivered { .. } => delivered += 1,
-                _ => {}
-            }
-        }
-        assert_eq!(sent, 1);
-    };
-    (0..100).for_each(|_| cycle());
-    let counted = measure(|| (0..500).for_each(|_| cycle()));
-    assert_eq!(counted.count_total, 0, "{counted:?}");
+#[cfg(feature = "serde")]
+#[test]
+fn a_recorder_without_a_tape_adds_none_either() {
+    use bowline_core::trace::{Line, Recorder, Tape};
+    use std::ops::ControlFlow;
+
+    let rng = ChaCha8Rng::seed_from_u64(1);
+    let tape = None::<Tape<fn(Line) -> ControlFlow<()>>>;
+    let mut client = Recorder::new(ClientConfig::default(), Plain, rng, tape).unwrap();
+    assert_eq!(allocations_of!(client), 0);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn a_recorder_whose_tape_is_full_keeps_nothing() {
+    use bowline_core::trace::{Recorder, Tape};
+    use std::ops::ControlFlow;
+
+    let rng = ChaCha8Rng::seed_from_u64(1);
+    let tape = Some(Tape::new(|_| ControlFlow::Break(())));
+    let mut client = Recorder::new(ClientConfig::default(), Plain, rng, tape).unwrap();
+    assert_eq!(allocations_of!(client), 0);
 }
 
 // ---- Helpers ------------------------------------------------------------------------------------

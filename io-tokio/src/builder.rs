@@ -3,9 +3,8 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bowline_core::{
-    Amount, Attempt, Backoff, Client, ClientConfig, ConfigError, ConnectionConfig, Dialect, Level,
-    Loss, OutboxConfig, Plain, RestoreError, Snapshot, Status, config::check,
-    outbox::RestoreRefused,
+    Amount, Attempt, Backoff, ClientConfig, ConfigError, ConnectionConfig, Dialect, Level, Loss,
+    OutboxConfig, Plain, RestoreError, Snapshot, Status, config::check, outbox::RestoreRefused,
 };
 use bytes::Bytes;
 use getrandom::SysRng;
@@ -19,6 +18,7 @@ use crate::{
     desk::{Desk, Rules},
     inbound::Inbox,
     tls::Tls,
+    trace::{self, Recording},
 };
 
 /// All settings of a client. The defaults are meant to be left alone; each is checked, and all of
@@ -186,6 +186,7 @@ pub struct Builder<D: Dialect = Plain> {
     config: Config,
     snapshot: Option<Snapshot>,
     seed: Option<u64>,
+    recording: Recording,
 }
 
 impl Builder<Plain> {
@@ -249,6 +250,7 @@ where
             config: Config::default(),
             snapshot: None,
             seed: None,
+            recording: Recording::NONE,
         }
     }
 
@@ -344,6 +346,41 @@ where
         self
     }
 
+    /// Records what happens to the client, as lines of JSON: every input with its time, and a digest
+    /// of what came of it. [`core::trace`](crate::core::trace) says what is in a trace, how fast it
+    /// grows, and how to replay it; payloads, headers, URLs, credentials and keys are not in it.
+    ///
+    /// A thread of its own writes and flushes. The client never waits for it, and no failure of it
+    /// reaches the client: the recording ends, and the client goes on. That is so if the writer
+    /// fails or panics, and if it is so slow that more than 8 MiB wait for it; the last line then
+    /// says so. [`Handle::recorded`] tells how the recording ended; feature `tracing` logs it.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use bowline_tokio::Builder;
+    /// # use std::{fs::File, time::Duration};
+    /// let trace = File::create("client.trace")?;
+    /// let (client, inbound) = Builder::new("wss://example.com/feed").record(trace).start()?;
+    /// # drop(inbound);
+    /// client.send("hello").await?;
+    /// client.close(Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+    /// client.recorded().await?; // everything is written
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "trace")]
+    pub fn record(mut self, writer: impl std::io::Write + Send + 'static) -> Self {
+        self.recording = Recording::to(writer, false);
+        self
+    }
+
+    /// Records as [`record`](Self::record) does, with the payloads of all messages, in and out.
+    #[cfg(feature = "trace")]
+    pub fn record_with_payloads(mut self, writer: impl std::io::Write + Send + 'static) -> Self {
+        self.recording = Recording::to(writer, true);
+        self
+    }
+
     /// Starts the client on the current runtime.
     ///
     /// # Errors
@@ -412,18 +449,16 @@ where
         snapshot: Option<Snapshot>,
     ) -> Result<(Handle<D>, Inbound<D::Inbound>, Driver<D>), BuildError> {
         let config = self.client_config();
+        let (tape, recorded) = self.recording.start();
         let built = match snapshot {
-            None => Client::new(config, self.dialect, rng)
+            None => trace::make(config, self.dialect, rng, tape)
                 .map_err(|error| BuildError { reason: error.into(), snapshot: None }),
-            Some(snapshot) => {
-                let now = bowline_core::Instant::ZERO;
-                Client::restore(config, self.dialect, rng, now, snapshot).map_err(
-                    |RestoreError { reason, snapshot }| BuildError {
-                        reason: BuildRefused::Restore(reason),
-                        snapshot: Some(snapshot),
-                    },
-                )
-            }
+            Some(snapshot) => trace::restore(config, self.dialect, rng, snapshot, tape).map_err(
+                |RestoreError { reason, snapshot }| BuildError {
+                    reason: BuildRefused::Restore(reason),
+                    snapshot: Some(snapshot),
+                },
+            ),
         };
         let mut client = built?;
         client.handle(bowline_core::Instant::ZERO, bowline_core::Event::Start);
@@ -443,7 +478,7 @@ where
         let inbox = Arc::new(Inbox::new(self.config.inbound_messages, self.config.inbound_bytes));
         let (status, watcher) = watch::channel(Status::default());
         let epoch = tokio::time::Instant::now();
-        let handle = Handle::new(Arc::clone(&desk), watcher, epoch, level);
+        let handle = Handle::new(Arc::clone(&desk), watcher, epoch, level, recorded);
         let inbound = Inbound::new(Arc::clone(&inbox), Arc::clone(&desk));
         let dial = Dial { provider: self.provider, connector, extra: Arc::new(self.extra) };
         let driver = Driver::new(

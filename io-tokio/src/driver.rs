@@ -19,10 +19,9 @@ use std::{
 };
 
 use bowline_core::{
-    Amount, Attempt, Client, Dialect, Event, FailReason, Fate, Frame, Instant, Loss, MessageId,
-    Opened, Output, Phase, Received, Seq, Snapshot, Status, Wire, outbox::SavedMessage,
+    Amount, Attempt, Dialect, Event, FailReason, Fate, Frame, Instant, Loss, MessageId, Opened,
+    Output, Phase, Received, Seq, Snapshot, Status, Wire, outbox::SavedMessage,
 };
-use rand_chacha::ChaCha8Rng;
 use tokio::{sync::watch, time::Sleep};
 
 use crate::{
@@ -31,6 +30,7 @@ use crate::{
     connect::Connection,
     desk::{Command, Desk, Entry, Failure, FailureReason, Halt, News, Taken},
     inbound::Inbox,
+    trace::Machine,
     transport::{Incoming, Transport},
 };
 
@@ -54,7 +54,7 @@ where
     D: Dialect,
     D::Credentials: Send + 'static,
 {
-    client: Client<D, ChaCha8Rng>,
+    client: Machine<D>,
     desk: Arc<Desk>,
     inbox: Arc<Inbox<D::Inbound>>,
     status: watch::Sender<Status>,
@@ -117,7 +117,7 @@ where
 {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
-        client: Client<D, ChaCha8Rng>,
+        client: Machine<D>,
         desk: Arc<Desk>,
         inbox: Arc<Inbox<D::Inbound>>,
         status: watch::Sender<Status>,
@@ -622,6 +622,7 @@ where
         // Whoever waits for the answer to a command that came too late is told so now.
         self.taken = Taken::default();
         self.inbox.end();
+        crate::trace::finish(&mut self.client);
         self.status.send_replace(self.named(self.client.status()));
     }
 }

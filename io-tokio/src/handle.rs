@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     Stats,
     desk::{Command, Desk, Entry, Failure, ReceiptError, SendRefused, WaitError},
+    trace::Recorded,
 };
 
 /// After this many messages in a row a producer lets other tasks run.
@@ -34,6 +35,8 @@ pub struct Handle<D> {
     status: watch::Receiver<Status>,
     epoch: tokio::time::Instant,
     level: Level,
+    #[cfg_attr(not(feature = "trace"), allow(dead_code, reason = "there is nothing to ask it"))]
+    recorded: Recorded,
     in_a_row: AtomicU32,
     dialect: PhantomData<fn() -> D>,
 }
@@ -101,9 +104,11 @@ impl<D: Dialect> Handle<D> {
         status: watch::Receiver<Status>,
         epoch: tokio::time::Instant,
         level: Level,
+        recorded: Recorded,
     ) -> Self {
         desk.hold();
-        Self { desk, status, epoch, level, in_a_row: AtomicU32::new(0), dialect: PhantomData }
+        let in_a_row = AtomicU32::new(0);
+        Self { desk, status, epoch, level, recorded, in_a_row, dialect: PhantomData }
     }
 
     // ---- Sending ------------------------------------------------------------------------------
@@ -317,6 +322,19 @@ impl<D: Dialect> Handle<D> {
         snapshot.await.map_err(|_| WaitError::Gone)
     }
 
+    /// Waits until the recording has ended and all of it is written: after a
+    /// [`close`](Self::close), say.
+    ///
+    /// # Errors
+    /// Why the trace has no end; or the client is not recorded.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    #[cfg(feature = "trace")]
+    pub async fn recorded(&self) -> Result<(), crate::TraceError> {
+        self.recorded.end().await
+    }
+
     // ---- Commanding ---------------------------------------------------------------------------
 
     /// Cancels a message. If it is not settled yet it fails as `Cancelled`, and its fate says
@@ -370,7 +388,8 @@ fn encode<D: Dialect>(message: D::Message) -> Result<Body, SendError<D::Message,
 
 impl<D: Dialect> Clone for Handle<D> {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.desk), self.status.clone(), self.epoch, self.level)
+        let (desk, status) = (Arc::clone(&self.desk), self.status.clone());
+        Self::new(desk, status, self.epoch, self.level, self.recorded.clone())
     }
 }
 

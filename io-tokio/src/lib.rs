@@ -47,6 +47,11 @@
 //! stopped (it gave up, or cannot connect), inbound messages block the acks, or the driver is gone.
 //! Put a `tokio::time::timeout` around them for a limit of your own; dropping them loses nothing.
 //!
+//! # Traces
+//!
+//! With feature `trace`, `Builder::record` records a client in production, and `core::trace::replay`
+//! lets all of it happen again on any machine, to the same outputs.
+//!
 //! # Logs
 //!
 //! With feature `tracing`, one event for each change of state, target `bowline`. No log line, error
@@ -66,6 +71,7 @@ mod inbound;
 mod log;
 mod race;
 mod retry_after;
+mod trace;
 mod upgrade;
 mod url;
 
@@ -83,6 +89,8 @@ pub use driver::Driver;
 pub use handle::JsonError;
 pub use handle::{Delivery, Handle, Permit, Receipt, Report, SendError, Unsent};
 pub use inbound::Inbound;
+#[cfg(feature = "trace")]
+pub use trace::TraceError;
 
 /// Counters since the beginning, and gauges of now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -51,6 +51,12 @@ pub(crate) fn end(left: usize) {
     }
 }
 
+/// The client is not recorded any more.
+#[cfg(all(feature = "tracing", feature = "trace"))]
+pub(crate) fn untraced(error: &crate::TraceError) {
+    tracing::warn!(target: "bowline", %error, "the client goes on without being recorded");
+}
+
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn status(_from: &Status, _to: &Status) {}
 
@@ -59,3 +65,6 @@ pub(crate) fn unawaited(_messages: usize) {}
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn end(_left: usize) {}
+
+#[cfg(all(not(feature = "tracing"), feature = "trace"))]
+pub(crate) fn untraced(_error: &crate::TraceError) {}

@@ -4,13 +4,19 @@
 //! limits differ from the defaults. Faults come about once a second here, so a backoff that waits
 //! for up to half a minute, as is right for a server that is down, would sit most of the run out.
 
-use std::{future::pending, time::Duration};
+#[cfg(feature = "trace")]
+use std::fs::File;
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bowline_tokio::{Backoff, Builder, Phase, Receipt, ReceiptError};
 use tokio::sync::mpsc;
 
 use crate::{
-    Run,
+    Result, Run,
     audit::{Numbers, Reported},
     progress::Link,
     workload::payload,
@@ -19,9 +25,10 @@ use crate::{
 /// How long the client may take for what is left at the end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run(run: Run) -> Reported {
+/// Lets it run; with `record`, all that happens to it is written to that file.
+pub(crate) async fn run(run: Run, record: Option<PathBuf>) -> Result<Reported> {
     let Run { url, schedule, progress } = run;
-    let (client, inbound) = Builder::new(url)
+    let builder = Builder::new(url)
         .backoff(Backoff {
             base: Duration::from_millis(100),
             cap: Duration::from_millis(500),
@@ -31,9 +38,9 @@ pub(crate) async fn run(run: Run) -> Reported {
             config.connection.dial_limit = Duration::from_secs(5);
             config.connection.ping_interval = Duration::from_secs(1);
             config.connection.pong_limit = Duration::from_secs(2);
-        })
-        .start()
-        .expect("the settings are valid");
+        });
+    let builder = recorded(builder, record.as_deref())?;
+    let (client, inbound) = builder.start().expect("the settings are valid");
     // The server says nothing but pongs.
     drop(inbound);
 
@@ -95,5 +102,23 @@ pub(crate) async fn run(run: Run) -> Reported {
     };
     let reconnects = client.stats().client.connection.links.saturating_sub(1);
     progress.link(Link::Done);
-    Reported { handed: schedule.messages, delivered, failed, reconnects }
+    #[cfg(feature = "trace")]
+    if record.is_some() {
+        client.recorded().await?;
+    }
+    Ok(Reported { handed: schedule.messages, delivered, failed, reconnects })
+}
+
+#[cfg(feature = "trace")]
+fn recorded(builder: Builder, record: Option<&Path>) -> Result<Builder> {
+    Ok(match record {
+        Some(file) => builder.record(File::create(file)?),
+        None => builder,
+    })
+}
+
+/// `main` has refused to record.
+#[cfg(not(feature = "trace"))]
+fn recorded(builder: Builder, _: Option<&Path>) -> Result<Builder> {
+    Ok(builder)
 }

@@ -4,6 +4,7 @@
 //! cargo run --release --example chaos
 //! cargo run --release --example chaos -- --script kill --seed 7
 //! cargo run --release --example chaos -- --exec target/release/examples/blocking --only blocking
+//! cargo run --release -p bowline-tokio --features trace --example chaos -- --record bowline.trace
 //! ```
 //!
 //! Each contender sends the same messages at the same rate to a server of its own, a process that
@@ -13,6 +14,9 @@
 //! slowed down, refused. In the end the ledger is held against what each client reported.
 //!
 //! With `--exec` another contender joins, a program of its own; [`exec`] says what it has to do.
+//!
+//! With `--record` all that happens to bowline is written to a file, and
+//! `cargo run -p bowline-testkit --bin replay -- FILE` tells it and lets it happen again.
 //!
 //! The exit code is 1 if a contender that is judged broke a promise (see [`Audit::kept`]), 2 for
 //! arguments that make no sense, 3 if the experiment itself failed, 130 if it was interrupted.
@@ -81,6 +85,9 @@ struct Arguments {
     /// Let only this contender run: usual, bowline, or the name of the program
     #[arg(long, value_name = "CONTENDER")]
     only: Option<String>,
+    /// Write the trace of bowline to this file, to be replayed; needs feature trace
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Print nothing but the audits, as one line of JSON
     #[arg(long)]
     json: bool,
@@ -121,7 +128,10 @@ fn contenders(arguments: &Arguments) -> Vec<Contender> {
             key: "bowline".to_owned(),
             name: "bowline".to_owned(),
             judged: true,
-            run: Box::new(|run| Box::pin(async { Ok(bowline::run(run).await) })),
+            run: {
+                let record = arguments.record.clone();
+                Box::new(move |run| Box::pin(bowline::run(run, record.clone())))
+            },
         },
     ];
     if let Some(program) = &arguments.exec {
@@ -160,6 +170,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.record.is_some() && !cfg!(feature = "trace") {
+        let without = "this was built without --features trace, which --record needs";
+        Arguments::command().error(ErrorKind::InvalidValue, without).exit();
+    }
     let outcome = match &arguments.role {
         Some(Role::Server { port, ledger }) => {
             server::serve(*port, ledger).map(|()| ExitCode::SUCCESS).map_err(Into::into)
