@@ -1,4 +1,4 @@
-//! Bowline at level `Received`: the same messages over the same network.
+//! Bowline: the same messages over the same network.
 //!
 //! The loop is gone: messages are sent once and their receipts awaited, and that is all. Only the
 //! limits differ from the defaults. Faults come about once a second here, so a backoff that waits
@@ -6,12 +6,13 @@
 
 use std::{future::pending, time::Duration};
 
-use bowline_tokio::{Backoff, Builder, Phase, Receipt, ReceiptError};
+use bowline_core::{Json, Numbered};
+use bowline_tokio::{Backoff, Builder, Dialect, Level, Phase, Receipt, ReceiptError};
 use tokio::sync::mpsc;
 
 use crate::{
     Run,
-    audit::{Numbers, Reported},
+    audit::{self, Numbers, Reported},
     progress::Link,
     workload::payload,
 };
@@ -19,9 +20,27 @@ use crate::{
 /// How long the client may take for what is left at the end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run(run: Run) -> Reported {
-    let Run { url, schedule, progress } = run;
-    let (client, inbound) = Builder::new(url)
+pub(crate) async fn run(run: Run, level: audit::Level) -> Reported {
+    let url = run.url.clone();
+    match level {
+        audit::Level::Received => drive(run, Builder::new(url), payload).await,
+        audit::Level::Acked => {
+            let builder = Builder::with_dialect([url], Numbered::default(), ());
+            let message = |number| Json::new(&payload(number)).expect("a string has a JSON form");
+            drive(run, builder.level(Level::Acked), message).await
+        }
+    }
+}
+
+async fn drive<D, M>(run: Run, builder: Builder<D>, message: impl Fn(u64) -> M) -> Reported
+where
+    D: Dialect + Send + 'static,
+    D::Inbound: Send + 'static,
+    D::Credentials: Send + 'static,
+    M: Into<D::Message>,
+{
+    let Run { schedule, progress, .. } = run;
+    let (client, inbound) = builder
         .backoff(Backoff {
             base: Duration::from_millis(100),
             cap: Duration::from_millis(500),
@@ -34,7 +53,7 @@ pub(crate) async fn run(run: Run) -> Reported {
         })
         .start()
         .expect("the settings are valid");
-    // The server says nothing but pongs.
+    // The server says nothing but pongs and acks.
     drop(inbound);
 
     let mut status = client.status();
@@ -61,9 +80,9 @@ pub(crate) async fn run(run: Run) -> Reported {
         for number in 0..schedule.messages {
             schedule.due(number).await;
             progress.sent();
-            match client.send(payload(number)).await {
+            match client.send(message(number)).await {
                 Ok(receipt) => keep.send((number, receipt)).expect("the receiver is below"),
-                Err(error) => panic!("message {number} was not taken: {error}"),
+                Err(_) => panic!("message {number} was not taken"),
             }
         }
         drop(keep);
