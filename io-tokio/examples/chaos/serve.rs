@@ -5,9 +5,9 @@
 //! after it: when a ping is answered, all that was sent before it is in the ledger.
 //!
 //! **Reading ahead.** What is read goes into a queue without a bound, as with Node's `ws` and a
-//! handler that awaits something. One handler takes from it, in order, at a pace of its own: a
-//! quarter faster than messages are sent, so that it keeps up, but needs a while to work off what
-//! comes at once after an outage. A pong then says only that the message is in the queue. What is
+//! handler that awaits something. One handler takes from it, in order, at a pace of its own: twice as
+//! fast as messages are sent, so that it keeps up although the process is away for a third of the
+//! time, but needs a while to work off what comes at once after an outage. A pong then says only that the message is in the queue. What is
 //! put there is recorded first, so that when the process is killed it is known what died with it.
 //!
 //! **Acknowledging** (level `Acked`). Messages come in frames of `Numbered`, and an [`Inbox`] says
@@ -216,7 +216,7 @@ async fn receive(stream: TcpStream, application: &Application) -> Result<()> {
 
 /// The handler behind the queue, until that is closed.
 async fn handle(queue: &mut Queue, application: &Application, rate: u64) -> Result<()> {
-    let pace = Duration::from_secs_f64(1.0 / (1.25 * rate as f64));
+    let pace = Duration::from_secs_f64(1.0 / (2.0 * rate as f64));
     let mut free_at = Instant::now();
     while let Some(arrival) = queue.recv().await {
         free_at = (free_at + pace).max(Instant::now() - HURRY);
