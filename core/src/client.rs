@@ -66,6 +66,7 @@ impl ClientConfig {
 /// What happens to a client. I/O events name their attempt; frames of the peer come through
 /// [`Client::receive`], messages through [`Client::push`].
 #[derive(Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Event<C> {
     /// Connect, or connect again after `Stopped`.
     Start,

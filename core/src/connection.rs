@@ -225,6 +225,7 @@ pub enum StopReason {
 
 /// What happens to a connection. I/O events name their attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum ConnectionEvent {
     /// Begin, or begin again after `Stopped`.
     Start,

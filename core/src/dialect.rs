@@ -116,6 +116,17 @@ impl From<Bytes> for Body {
     }
 }
 
+#[cfg(feature = "arbitrary")]
+impl<'a> arbitrary::Arbitrary<'a> for Body {
+    fn arbitrary(bytes: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        if bytes.arbitrary()? {
+            Ok(Self::text(String::arbitrary(bytes)?))
+        } else {
+            Ok(Self::binary(Vec::<u8>::arbitrary(bytes)?))
+        }
+    }
+}
+
 /// A frame that the client wants sent.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Frame {
@@ -167,6 +178,30 @@ impl<C> Opened<C> {
     }
 }
 
+#[cfg(feature = "arbitrary")]
+impl<'a> arbitrary::Arbitrary<'a> for Received {
+    fn arbitrary(bytes: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        if bytes.arbitrary()? {
+            Ok(Self::Data(bytes.arbitrary()?))
+        } else {
+            Ok(Self::Pong(Vec::<u8>::arbitrary(bytes)?.into()))
+        }
+    }
+}
+
+#[cfg(feature = "arbitrary")]
+impl<'a, C: arbitrary::Arbitrary<'a>> arbitrary::Arbitrary<'a> for Opened<C> {
+    fn arbitrary(bytes: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        let headers = Vec::<(String, Vec<u8>)>::arbitrary(bytes)?;
+        Ok(Self {
+            attempt: bytes.arbitrary()?,
+            subprotocol: bytes.arbitrary()?,
+            headers: headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
+            credentials: bytes.arbitrary()?,
+        })
+    }
+}
+
 /// The first frames of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Greeting {
@@ -187,6 +222,7 @@ pub struct Beat {
 
 /// One thing that a frame of the peer said; see [`Sink`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Signal {
     /// Messages are acknowledged.
     Ack(Ack),

@@ -57,6 +57,9 @@
 )]
 
 extern crate alloc;
+// The derive of `Arbitrary` writes `std`.
+#[cfg(feature = "arbitrary")]
+extern crate std;
 
 pub mod backoff;
 pub mod client;
@@ -96,6 +99,7 @@ pub use time::{Attempt, Deadline, Instant, Timer};
 ///
 /// Ask before every poll: what a poll returns counts as handed over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Wire {
     /// It does.
     Ready,

@@ -25,6 +25,7 @@ use core::{fmt, ops::RangeInclusive, time::Duration};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Loss {
     /// The host's name could not be resolved.
     Dns,
@@ -185,6 +186,7 @@ impl fmt::Display for Loss {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Refusal {
     /// Try again after the usual backoff.
     Retry,
@@ -212,6 +214,7 @@ pub enum Verdict {
 
 /// What a table of verdicts may know besides the loss.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct VerdictLimits {
     /// The longest delay that a server may ask for; longer ones are clamped to it.
     pub retry_after_cap: Duration,

@@ -85,6 +85,7 @@ use crate::{
 /// be missing (cancelled, expired, coalesced messages).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Seq(u64);
 
 impl Seq {
@@ -118,6 +119,7 @@ impl fmt::Display for Seq {
 /// Names one outbox for ever: drawn at random for each new and each restored outbox.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct OutboxId(u128);
 
 impl OutboxId {
@@ -140,6 +142,7 @@ impl OutboxId {
 /// Names one message for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct MessageId {
     /// The outbox that it was pushed to.
     pub outbox: OutboxId,
@@ -150,6 +153,7 @@ pub struct MessageId {
 /// How much must be known before a message counts as delivered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Level {
     /// The frame was flushed to the socket: the kernel has it.
     Written,
@@ -163,6 +167,7 @@ pub enum Level {
 /// Which messages an ack or a nack speaks of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Ack {
     /// Positional: the first message of level [`Acked`](Level::Acked), in the order of
     /// transmission on this attempt, that has not been answered.
@@ -180,6 +185,7 @@ pub enum Ack {
 /// How a message was refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Nack {
     /// Try it again after the nack delay. Charged to the budget of the head.
     Transient,
@@ -191,6 +197,7 @@ pub enum Nack {
 /// is still queued and was never transmitted. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Key(Arc<[u8]>);
 
 impl Key {
@@ -359,6 +366,7 @@ impl OutboxConfig {
 
 /// How one message wants to be treated.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct PushOptions {
     /// When it counts as delivered; the outbox's own level if none.
     pub level: Option<Level>,
@@ -432,6 +440,7 @@ pub enum Refused {
 /// Why a message failed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum FailReason {
     /// Its retry budget is used up.
     #[error("its retry budget is used up")]
@@ -456,6 +465,7 @@ pub enum FailReason {
 /// What is known about where a failed message got to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Fate {
     /// It was never handed over: the peer does not have it.
     NotSent,
@@ -478,6 +488,7 @@ pub struct Failed {
 
 /// The one shape of every ping: it asks for a receipt of all messages up to `seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Ping {
     /// The attempt on which it is sent.
     pub attempt: Attempt,
@@ -529,6 +540,7 @@ pub enum OutboxState {
 
 /// What happens to an outbox. I/O events name their attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum OutboxEvent {
     /// The link is up: the first arrow.
     Up(Attempt),
@@ -2090,6 +2102,7 @@ enum Answered {
 /// if the peer has got further meanwhile.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Snapshot {
     /// The number that the next push would have got; the restored outbox goes on from it.
     pub next_seq: Seq,
@@ -2114,6 +2127,7 @@ pub struct Snapshot {
 /// One message of a [`Snapshot`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct SavedMessage {
     /// Its name, which it keeps.
     pub id: MessageId,
@@ -2132,6 +2146,7 @@ pub struct SavedMessage {
 /// An outcome that was not reported when the snapshot was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum SavedOutcome {
     /// It was delivered, before a message in front of it was settled.
     Delivered,

@@ -595,13 +595,11 @@ impl World {
         let Some(receiver) = &mut self.receiver else { return };
         let Some(pipe) = self.pipes.get_mut(pipe) else { return };
         match pipe.to_receiver.pop_front() {
-            None => {}
-            Some(Frame::Ping(ping)) => {
-                if !pipe.cut {
-                    let payload = ping.payload().to_vec();
-                    pipe.to_sender.push_back(Received::Pong(payload.into()));
-                }
+            Some(Frame::Ping(ping)) if !pipe.cut => {
+                let payload = ping.payload().to_vec();
+                pipe.to_sender.push_back(Received::Pong(payload.into()));
             }
+            Some(Frame::Ping(_)) | None => {}
             Some(Frame::Data(body)) => {
                 receiver.take(&body, pipe.lane, &mut self.tally);
             }

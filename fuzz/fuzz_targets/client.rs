@@ -1,4 +1,4 @@
-//! See `bowline_testkit::client_events`.
+//! See `bowline_testkit::fuzz::client`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bowline_testkit::client_events::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bowline_testkit::fuzz::client::run(data));

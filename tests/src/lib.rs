@@ -1,3 +1,3 @@
 //! The test kit of Bowline: what its own suites are made of, for your policies and runtimes too.
 
-pub mod client_events;
+pub mod fuzz;
