@@ -2029,7 +2029,9 @@ impl Outbox {
         let seq = self.pinged.map_or(last, |before| before.max(last));
         let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
         self.pings_out = before.saturating_add(1);
-        if last < seq {
+        let rest = self.slots.range(self.place(self.cursor)..).take_while(|slot| slot.seq <= seq);
+        let held = matches!(self.state, OutboxState::Held { .. });
+        if last < seq && !held && rest.into_iter().any(|slot| slot.stage == Stage::Live) {
             self.outdated = (seq, self.pings_out);
         }
         self.pinged = Some(seq);

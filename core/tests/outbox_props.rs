@@ -698,6 +698,10 @@ struct Model {
     hold_until: Instant,
     pinged: Option<Seq>,
     ping_outstanding: bool,
+    /// Pings behind `pinged` that were not answered.
+    pings_out: u32,
+    /// The pongs of so many pings behind this message say nothing of what was sent again.
+    outdated: (Seq, u32),
     since_ping: Amount,
     ask_at: Instant,
     subject: Option<Seq>,
@@ -729,6 +733,8 @@ impl Model {
             hold_until: Instant::ZERO,
             pinged: None,
             ping_outstanding: false,
+            pings_out: 0,
+            outdated: (Seq::new(0), 0),
             since_ping: Amount::default(),
             ask_at: Instant::NEVER,
             subject: None,
@@ -953,6 +959,8 @@ impl Model {
         self.state = OutboxState::Down;
         self.pinged = None;
         self.ping_outstanding = false;
+        self.pings_out = 0;
+        self.outdated = (Seq::new(0), 0);
         self.since_ping = Amount::default();
         self.ask_at = Instant::NEVER;
         self.paused = false;
@@ -977,9 +985,18 @@ impl Model {
         }
         if self.pinged == Some(seq) {
             self.ping_outstanding = false;
+            self.pings_out = self.pings_out.saturating_sub(1);
         }
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
+        }
+        let (last, left) = self.outdated;
+        if left > 0 && seq <= last {
+            self.outdated.1 -= u32::from(seq == last);
+            for message in self.messages.iter_mut().filter(|m| m.mute && m.id.seq <= seq) {
+                message.covered = true;
+            }
+            return Effect::Normal;
         }
         for message in self.messages.iter_mut().filter(|m| (m.out || m.mute) && m.id.seq <= seq) {
             message.covered = true;
@@ -1135,6 +1152,7 @@ impl Model {
                     self.state = self.state_of_link();
                     self.messages.iter_mut().for_each(|m| m.mute = false);
                     self.go_back();
+                    self.outdated = (self.pinged.unwrap_or_default(), self.pings_out);
                     self.tidy();
                     continue;
                 }
@@ -1317,6 +1335,13 @@ impl Model {
             assert!(behind.is_none_or(|seq| seq <= ping.seq) && ping.seq < self.next);
             assert!(before.is_none_or(|m| ping.seq < m.id.seq));
             assert!(self.pinged.is_none_or(|pinged| pinged <= ping.seq));
+            let before = if self.pinged == Some(ping.seq) { self.pings_out } else { 0 };
+            self.pings_out = before + 1;
+            let called_back = |m: &Message| m.stage == Stage::Live && !m.out;
+            let held = matches!(self.state, OutboxState::Held { .. });
+            if !held && self.messages.iter().any(|m| m.id.seq <= ping.seq && called_back(m)) {
+                self.outdated = (ping.seq, self.pings_out);
+            }
             self.pinged = Some(ping.seq);
             self.ping_outstanding = true;
             self.since_ping = Amount::default();
