@@ -143,6 +143,13 @@ pub struct Status {
     pub suspected: Option<Seq>,
 }
 
+impl Status {
+    /// Whether nothing happens until `Start`.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Stopped { .. })
+    }
+}
+
 /// What the connection is doing; see [`ConnectionState`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Phase {
@@ -615,6 +622,13 @@ impl<D: Dialect, R: Rng> Client<D, R> {
         }
     }
 
+    /// Whether this attempt is being dialed. A dial that comes back when it is not any more was given
+    /// up meanwhile: drop its socket, which would otherwise stay open and be nobody's.
+    pub fn is_dialing(&self, a: Attempt) -> bool {
+        a == self.connection.attempt()
+            && matches!(self.connection.state(), ConnectionState::Dialing { .. })
+    }
+
     /// Whether the client was closed and its driver may end: the connection is stopped, every
     /// message is settled, and all of that has been polled.
     pub fn is_over(&self) -> bool {
@@ -669,9 +683,11 @@ impl<D: Dialect, R: Rng> Client<D, R> {
 
     /// The state as a value; see [`View`].
     pub fn view(&self) -> View {
+        let behind = |machine: Instant| self.now.since(machine);
         View {
             connection: self.connection.view(),
             outbox: self.outbox.view(),
+            behind: [behind(self.connection.now()), behind(self.outbox.now())],
             told: self.told.is_some(),
             greeting: self.greeting.iter().cloned().collect(),
             reply: self.reply.clone(),
@@ -679,18 +695,47 @@ impl<D: Dialect, R: Rng> Client<D, R> {
                 Instant::NEVER => None,
                 at => Some(at.since(self.now)),
             },
+            reported: self.reported_view(),
         }
+    }
+
+    /// The status that was reported, seen from now.
+    fn reported_view(&self) -> (Status, Option<i64>) {
+        let Status { attempt, phase, last_loss, suspected } = self.reported;
+        let ago = self.connection.attempt().get() - attempt.get();
+        let phase = match phase {
+            Phase::Waiting { redial_at } => {
+                let ahead = redial_at.since(self.now);
+                Phase::Waiting { redial_at: Instant::ZERO + ahead }
+            }
+            Phase::Idle
+            | Phase::Dialing
+            | Phase::Greeting
+            | Phase::Up
+            | Phase::Suspect
+            | Phase::Closing
+            | Phase::Stopped { .. } => phase,
+        };
+        let head = self.outbox.watermark();
+        let suspected = suspected.map(|seq| seq.get().wrapping_sub(head.get()) as i64);
+        (Status { attempt: Attempt::new(ago), phase, last_loss, suspected: None }, suspected)
     }
 }
 
 /// A [`Client`] as a value, for a model checker to hash: deadlines are relative to now and numbers
 /// to the head; counters, the generator and the dialect are left out.
+///
+/// Clients with the same settings and equal views, and dialects and generators in equal states,
+/// given the same inputs do the same for ever.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct View {
     connection: ConnectionView,
     outbox: OutboxView,
+    /// How far the clock of each machine is behind: it stands still until the machine is told.
+    behind: [Duration; 2],
     told: bool,
     greeting: Vec<Body>,
     reply: Option<Body>,
     beat_in: Option<Duration>,
+    reported: (Status, Option<i64>),
 }

@@ -30,6 +30,31 @@
 //! **Stopped.** Asked to, given up, or told that trying again cannot help. Nothing is owed but the
 //! destruction of a socket, and nothing happens until `Start`.
 //!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Idle
+//!     Idle --> Dialing: Start
+//!     Idle --> Stopped: Stop
+//!     Dialing --> Greeting: Opened
+//!     Dialing --> Waiting: Lost, Opened, Tick (Dial)
+//!     Dialing --> Stopped: Lost, Opened, Stop, Tick (Dial)
+//!     Greeting --> Up: Greeted
+//!     Greeting --> Waiting: Lost, Refused, Tick (Greeting)
+//!     Greeting --> Stopped: Lost, Refused, Stop, Tick (Greeting)
+//!     Up --> Suspect: Tick (Ping)
+//!     Up --> Waiting: Lost, Overdue, Refused
+//!     Up --> Closing: Stop
+//!     Up --> Stopped: Lost, Overdue, Refused, Tick (Pong)
+//!     Suspect --> Up: Heard, Ponged
+//!     Suspect --> Waiting: Lost, Overdue, Refused, Tick (Write), Tick (Pong)
+//!     Suspect --> Closing: Stop
+//!     Suspect --> Stopped: Lost, Overdue, Refused, Tick (Write), Tick (Pong)
+//!     Waiting --> Dialing: Nudge, Tick (Redial)
+//!     Waiting --> Stopped: Stop
+//!     Closing --> Stopped: Lost, Tick (Close)
+//!     Stopped --> Dialing: Start
+//! ```
+//!
 //! | state | event | next | owes |
 //! |---|---|---|---|
 //! | Idle, Stopped | Start | Dialing | Dial |
@@ -66,7 +91,7 @@ use rand_core::Rng;
 
 use crate::{
     Wire,
-    backoff::{Backoff, uniform},
+    backoff::{Backoff, Jitter, uniform},
     config::{ConfigError, check},
     loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits, verdict},
     time::{Attempt, Deadline, Instant, Timer},
@@ -534,6 +559,11 @@ impl<R: Rng> Connection<R> {
         self.attempt
     }
 
+    /// The time as this machine knows it.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Why the last attempt ended.
     pub fn last_loss(&self) -> Option<Loss> {
         self.last_loss
@@ -834,11 +864,16 @@ impl<R: Rng> Connection<R> {
 
     /// Whether the peer had all the time that it could need to answer a first ping, and did not.
     fn seems_deaf_to_pings(&self) -> bool {
-        let silence = self.config.ping_interval.saturating_add(self.config.pong_limit);
-        let patience = silence.saturating_mul(DEAF_AFTER);
         !self.answers_pings
             && !self.paused
-            && self.unanswered_since.is_some_and(|since| (since + patience).has_passed(self.now))
+            && self
+                .unanswered_since
+                .is_some_and(|since| (since + self.patience()).has_passed(self.now))
+    }
+
+    fn patience(&self) -> Duration {
+        let silence = self.config.ping_interval.saturating_add(self.config.pong_limit);
+        silence.saturating_mul(DEAF_AFTER)
     }
 
     /// The link was up for long enough: what failed before is forgotten.
@@ -931,12 +966,16 @@ impl<R: Rng> Connection<R> {
 }
 
 /// A [`Connection`] as a value, for a model checker to hash: deadlines are microseconds from now,
-/// and what only counts or draws is left out.
+/// and what only counts or draws is left out, or makes no difference under these settings.
+///
+/// Connections with the same settings and equal views, given the same inputs and the same random
+/// numbers, do the same for ever.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ConnectionView {
     state: ConnectionState,
     owed: Option<ConnectionOutput>,
-    failures: u32,
+    failures: Option<u32>,
+    ceiling: Duration,
     failing_for: Option<Duration>,
     renewals: u32,
     last_delay: Duration,
@@ -983,17 +1022,29 @@ impl<R: Rng> Connection<R> {
                 ConnectionOutput::Abort(_) => ConnectionOutput::Abort(Attempt::NONE),
                 ConnectionOutput::WaitUntil(at) => ConnectionOutput::WaitUntil(at),
             }),
-            failures: self.failures,
-            failing_for: self.failing_since.map(|since| self.now.since(since)),
-            renewals: self.renewals,
-            last_delay: self.last_delay,
+            // Without a limit, all that failures do is to raise the delay up to its cap.
+            failures: self.config.max_attempts.map(|_| self.failures),
+            ceiling: self.config.backoff.ceiling(self.failures),
+            failing_for: self
+                .failing_since
+                .filter(|_| self.config.max_elapsed.is_some())
+                .map(|since| self.now.since(since)),
+            // The second is as good as any later one.
+            renewals: self.renewals.min(2),
+            last_delay: match self.config.backoff.jitter {
+                Jitter::Decorrelated => self.last_delay,
+                Jitter::None | Jitter::Full | Jitter::Equal => Duration::ZERO,
+            },
             last_loss: self.last_loss,
             accused: self.accused,
             nudge_free_in: self.nudge_free_at.since(self.now),
             been_up: self.been_up,
             answers_pings: self.answers_pings,
             heartbeat: self.heartbeat,
-            unanswered_for: self.unanswered_since.map(|since| self.now.since(since)),
+            unanswered_for: self
+                .unanswered_since
+                .filter(|_| !self.answers_pings)
+                .map(|since| self.now.since(since).min(self.patience())),
             deaf_in: ahead(self.deaf_at),
             paused: self.paused,
         }

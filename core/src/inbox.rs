@@ -76,6 +76,8 @@
 //! there is neither effect nor mark, and the message is new when it comes again; if after, there
 //! are both, and it is a duplicate.
 //!
+//! The example `server` of `bowline-tokio` is a whole server with an embedded store.
+//!
 //! Effects take place in the order of the offers. Several messages may be in progress, so a frame
 //! of many is one transaction: the effects of all, the last mark of each outbox, and one `done`
 //! for the last message. They cannot be done out of order: two transactions that run at the same

@@ -32,6 +32,23 @@
 //! at the deadline what is left is handed back. This is not a state beside the others, for a drain
 //! is down, probing, open or held like any other outbox.
 //!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Down
+//!     Down --> Open: Up
+//!     Down --> Probing: Up
+//!     Down --> Held: Up
+//!     Open --> Down: Down
+//!     Open --> Probing: Up
+//!     Open --> Held: Nacked, NackedFrom
+//!     Probing --> Down: Down
+//!     Probing --> Open: Acked, Flushed, Nacked, NackedFrom, Ponged
+//!     Probing --> Held: Nacked, NackedFrom
+//!     Held --> Down: Down
+//!     Held --> Open: Acked, Cancel, Flushed, Nacked, NackedFrom, Ponged, Tick (Nack), Tick (Expiry), Tick (Drain), Up
+//!     Held --> Probing: Tick (Nack), Up
+//! ```
+//!
 //! | state | event | next | effect |
 //! |---|---|---|---|
 //! | any | Up | Open, Probing or Held | the cursor goes back to the head |
@@ -71,6 +88,7 @@ use alloc::{
 };
 use core::{fmt, time::Duration};
 
+use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::{
@@ -503,11 +521,11 @@ impl Ping {
     pub const LEN: usize = 16;
 
     /// The payload: attempt and seq, big endian.
-    pub fn payload(self) -> [u8; Self::LEN] {
+    pub fn payload(self) -> Bytes {
         let mut payload = [0; Self::LEN];
         payload[..8].copy_from_slice(&self.attempt.get().to_be_bytes());
         payload[8..].copy_from_slice(&self.seq.get().to_be_bytes());
-        payload
+        Bytes::copy_from_slice(&payload)
     }
 
     /// The ping that a pong answers, none if the payload is not one of ours. A peer may send
@@ -866,6 +884,11 @@ pub struct Outbox {
     pinged: Option<Seq>,
     /// Whether that ping was not answered yet.
     ping_outstanding: bool,
+    /// How many pings were sent behind that message and not answered.
+    pings_out: u32,
+    /// What `pinged` and `pings_out` were when a ping last went out, or was out, before all that a
+    /// nack has called back was sent again: the pongs of these pings say nothing of that.
+    outdated: (Seq, u32),
     since_ping: Amount,
     /// The last message that was handed over and settled without a word of the peer: flushed,
     /// cancelled, expired. Until a pong covers it, it may be what kills the connection. (One of
@@ -929,6 +952,8 @@ impl Outbox {
             hold_until: Instant::ZERO,
             pinged: None,
             ping_outstanding: false,
+            pings_out: 0,
+            outdated: (Seq::new(0), 0),
             since_ping: Amount::default(),
             unheard: None,
             ask_at: Instant::NEVER,
@@ -945,6 +970,11 @@ impl Outbox {
     /// What the outbox as a whole is doing.
     pub fn state(&self) -> OutboxState {
         self.state
+    }
+
+    /// The time as this machine knows it.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// The name of this outbox, for what is pushed from now on.
@@ -993,6 +1023,17 @@ impl Outbox {
             room.bytes += self.fresh.bytes;
         }
         room
+    }
+
+    /// Whether a push of this many bytes, key included, would be taken now: the outbox is not
+    /// closed, and neither full nor too small for it. Ask before taking a message from whoever
+    /// sends, so that none has to be handed back.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        let room = self.room();
+        !self.is_closed()
+            && bytes <= self.config.max_message_bytes
+            && room.messages > 0
+            && bytes <= room.bytes
     }
 
     /// The head, if connections kept dying with it alone in flight `suspect_limit` times.
@@ -1339,6 +1380,8 @@ impl Outbox {
         self.ghosts_unreported = 0;
         self.pinged = None;
         self.ping_outstanding = false;
+        self.pings_out = 0;
+        self.outdated = (Seq::new(0), 0);
         self.since_ping = Amount::default();
         self.ask_at = Instant::NEVER;
         self.paused = false;
@@ -1375,11 +1418,17 @@ impl Outbox {
         };
         if seq == pinged {
             self.ping_outstanding = false;
+            self.pings_out = self.pings_out.saturating_sub(1);
         }
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
         }
         self.unheard = self.unheard.filter(|&unheard| unheard > seq);
+        let (last, left) = &mut self.outdated;
+        if *left > 0 && seq <= *last {
+            *left -= u32::from(seq == *last);
+            return;
+        }
         let mut place = self.place(self.covered_to);
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
@@ -1582,6 +1631,7 @@ impl Outbox {
     fn resume(&mut self) {
         self.state = self.state_of_link();
         self.rewind();
+        self.outdated = (self.pinged.unwrap_or_default(), self.pings_out);
     }
 
     /// Settles what has outlived its time: messages, and with the drain all of them.
@@ -1977,6 +2027,11 @@ impl Outbox {
         // The cursor is behind the last message handed over, unless all before it were refused.
         let last = Seq::new(self.cursor.get().min(self.fresh_from.get()).saturating_sub(1));
         let seq = self.pinged.map_or(last, |before| before.max(last));
+        let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
+        self.pings_out = before.saturating_add(1);
+        if last < seq {
+            self.outdated = (seq, self.pings_out);
+        }
         self.pinged = Some(seq);
         self.ping_outstanding = true;
         self.since_ping = Amount::default();
@@ -2117,7 +2172,7 @@ enum Answered {
 /// after the last snapshot and transmitted may have arrived, and nobody will ever know; what failed
 /// after it, or was replaced by a newer message of its key, is live again, and counts as delivered
 /// if the peer has got further meanwhile.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Snapshot {
@@ -2142,7 +2197,7 @@ pub struct Snapshot {
 }
 
 /// One message of a [`Snapshot`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct SavedMessage {
@@ -2216,6 +2271,10 @@ impl Outbox {
 
     /// The outbox as a value, once it has done its last: nothing in it is transmitted before it is
     /// restored, and what was never transmitted is still known not to be.
+    ///
+    /// Restore it once. Store a [`snapshot`](Self::snapshot) of the restored outbox in its place before
+    /// that is polled: what the restored one transmits, this value still calls never transmitted, so
+    /// that an ack of it would not be believed.
     pub fn into_snapshot(self) -> Snapshot {
         self.save()
     }
@@ -2379,6 +2438,9 @@ impl Outbox {
 
 /// An [`Outbox`] as a value, for a model checker to hash: deadlines are microseconds from now,
 /// numbers count from the head, and what only counts is left out.
+///
+/// It leaves nothing else out: outboxes with the same settings and equal views, given the same
+/// inputs, do the same for ever, with the same numbers counted from the head.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OutboxView {
     state: OutboxState,
@@ -2386,12 +2448,16 @@ pub struct OutboxView {
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     failed: Vec<i64>,
-    /// Report, fresh, sent from, sent to, cursor, flushed, covered, pinged, unheard, ack subject.
-    cursors: [Option<i64>; 10],
+    /// Next, fresh, sent from, sent to, cursor, pinged, unheard, ack subject.
+    cursors: [Option<i64>; 8],
+    /// Report, flushed, covered.
+    lagging: [i64; 3],
     head: [u32; 3],
     probe: bool,
     hold_in: Duration,
     ping_outstanding: bool,
+    pings_out: u32,
+    outdated: (i64, u32),
     since_ping: Amount,
     ask_in: Instant,
     overdue_in: Instant,
@@ -2419,9 +2485,14 @@ impl Outbox {
             at => Instant::from_micros(at.as_micros().saturating_sub(self.now.as_micros())),
         };
         let from_head = |seq: Seq| seq.get().wrapping_sub(self.head.get()) as i64;
-        // A cursor that lags behind the first slot does so by any number, and means the same.
+        // These are only the places where something goes on: one that lags behind the first slot
+        // does so by any number, and means the same.
         let floor = self.slots.front().map_or(self.next, |slot| slot.seq);
-        let floor = Seq::new(floor.get().saturating_sub(1));
+        // More of it makes no difference.
+        let enough = Amount {
+            messages: self.config.receipt_interval_messages.max(self.config.window_messages / 16),
+            bytes: self.config.receipt_interval_bytes.max(self.config.window_bytes / 16),
+        };
         let slot = |slot: &Slot| SlotView {
             seq: from_head(slot.seq),
             epoch: self.epoch_of(slot.seq),
@@ -2446,23 +2517,32 @@ impl Outbox {
             slots: self.slots.iter().filter(|slot| !self.is_dead(slot)).map(slot).collect(),
             failed: self.failed.iter().copied().map(from_head).collect(),
             cursors: [
-                Some(self.report),
+                Some(self.next),
                 Some(self.fresh_from),
                 Some(self.sent.0),
                 Some(self.sent.1),
                 Some(self.cursor),
-                Some(self.flushed_to),
-                Some(self.covered_to),
                 self.pinged,
                 self.unheard,
                 self.ack_subject,
             ]
-            .map(|cursor| cursor.map(|seq| from_head(seq.max(floor)))),
-            head: [self.charges, self.deaths, self.nacks],
+            .map(|cursor| cursor.map(from_head)),
+            lagging: [self.report, self.flushed_to, self.covered_to]
+                .map(|cursor| from_head(cursor.max(floor))),
+            head: [self.charges, self.deaths.min(self.config.suspect_limit), self.nacks],
             probe: self.probe,
             hold_in: self.hold_until.since(self.now),
             ping_outstanding: self.ping_outstanding,
-            since_ping: self.since_ping,
+            pings_out: self.pings_out,
+            // Once they are answered, their number says nothing.
+            outdated: match self.outdated {
+                (_, 0) => (0, 0),
+                (last, left) => (from_head(last), left),
+            },
+            since_ping: Amount {
+                messages: self.since_ping.messages.min(enough.messages),
+                bytes: self.since_ping.bytes.min(enough.bytes),
+            },
             ask_in: ahead(self.ask_at),
             overdue_in: ahead(self.overdue_at),
             overdue: self.overdue,

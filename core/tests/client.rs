@@ -54,6 +54,30 @@ fn a_blocked_wire_gets_no_frame_and_hears_the_rest() {
 
 // ---- Greeting -----------------------------------------------------------------------------------
 
+/// H12: a dial that comes back too late is not adopted.
+#[test]
+fn only_the_dial_that_is_awaited_is_to_be_adopted() {
+    let mut wire = World::new(Script::default());
+    let [first, second] = [1, 2].map(Attempt::new);
+    let dialing = |wire: &World, a| (wire.client.is_dialing(a), wire.client.status().is_stopped());
+    assert_eq!(dialing(&wire, first), (false, false));
+    wire.client.handle(wire.now, Event::Start);
+    assert_eq!((dialing(&wire, first), dialing(&wire, second)), ((true, false), (false, false)));
+    // It takes too long, and another begins.
+    wire.wait(connection().dial_limit);
+    assert_eq!(dialing(&wire, first), (false, false));
+    while !wire.client.is_dialing(second) {
+        wire.wait(connection().backoff.cap);
+    }
+    assert_eq!(dialing(&wire, first), (false, false));
+    wire.open();
+    assert_eq!(dialing(&wire, second), (false, false));
+    wire.client.handle(wire.now, Event::Stop);
+    let _ = wire.drain_all();
+    wire.client.handle(wire.now, Event::Lost(second, Loss::Eof));
+    assert_eq!(dialing(&wire, second), (false, true));
+}
+
 /// H32: nothing queued is sent before the greeting is done.
 #[test]
 fn nothing_is_sent_before_the_greeting_is_done() {
@@ -186,7 +210,7 @@ fn plain_sends_bodies_as_they_are_and_hands_over_what_comes() {
     assert_eq!(frames, [Frame::Data(body), Frame::Ping(ping)]);
     let inbound = client.receive(NOW, Attempt::new(1), Received::Data("hi".into()));
     assert_eq!(inbound, Some("hi".into()));
-    let pong = Received::Pong(ping.payload().to_vec().into());
+    let pong = Received::Pong(ping.payload());
     assert_eq!(client.receive(NOW, Attempt::new(1), pong), None);
     let seq = Seq::new(1);
     assert_eq!(client.poll(Wire::Ready), Output::Delivered { first: seq, last: seq });
@@ -784,7 +808,7 @@ impl World {
 
     fn pong(&mut self) {
         let ping = self.pinged.expect("a ping came out");
-        let pong = Received::Pong(ping.payload().to_vec().into());
+        let pong = Received::Pong(ping.payload());
         let _ = self.client.receive(self.now, ping.attempt, pong);
     }
 

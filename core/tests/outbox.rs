@@ -41,6 +41,28 @@ fn bytes_are_bounded_as_messages_are() {
 }
 
 #[test]
+fn a_message_that_there_is_room_for_is_taken_and_no_other() {
+    let full = OutboxConfig { max_messages: 2, window_messages: 2, ..small() };
+    let short = OutboxConfig { max_bytes: 12, window_bytes: 12, ..small() };
+    let evicting = OutboxConfig { overflow: Overflow::EvictOldest, ..full.clone() };
+    for config in [small(), full, short, evicting] {
+        for close in [false, true] {
+            let mut wire = World::with(config.clone());
+            for bytes in [0, 8, 9, 5, 4, 1, 1, 0] {
+                let body = Body::text("x".repeat(bytes));
+                let has_room = wire.outbox.has_room_for(bytes);
+                let taken = wire.outbox.push(wire.now, body, PushOptions::default()).is_ok();
+                assert_eq!(has_room, taken, "{bytes} bytes, {config:?}");
+            }
+            if close {
+                wire.outbox.handle(wire.now, OutboxEvent::Close { deadline: Instant::NEVER });
+            }
+            assert!(!(close && wire.outbox.has_room_for(0)));
+        }
+    }
+}
+
+#[test]
 fn a_message_above_the_limit_is_refused_with_its_size() {
     let mut wire = World::new();
     let key = PushOptions { key: Some(Key::from("key")), ..PushOptions::default() };
@@ -457,6 +479,45 @@ fn an_ack_withheld_after_the_pong_charges_the_head_and_ends_the_attempt() {
         }
     }
     assert_eq!(wire.drain(), "overdue, failed 1 Exhausted MaybeDelivered");
+}
+
+/// The peer may have nacked the first transmission long before it answered the ping behind it.
+#[test]
+fn a_pong_of_a_ping_before_a_retransmission_says_nothing_of_it() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    wire.up();
+    wire.drain();
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 1");
+    wire.nacked(Ack::Next, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "send 1");
+    wire.pong_last();
+    assert_ne!(wire.deadline().map(|(_, timer)| timer), Some(Timer::Ack));
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!((wire.drain(), wire.outbox.charges()), ("ping 1".into(), 1));
+    wire.pong_last();
+    assert_eq!(wire.deadline(), Some((wire.now + small().ack_limit, Timer::Ack)));
+}
+
+#[test]
+fn a_pong_of_a_ping_between_retransmissions_says_nothing_of_those_behind_it() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    wire.up();
+    wire.drain();
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 2");
+    wire.pong_last();
+    wire.nacked_from(1, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.poll(Wire::Ready), "send 1");
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 2, send 2");
+    wire.acked(Ack::Next);
+    wire.pong_last();
+    assert_ne!(wire.deadline().map(|(_, timer)| timer), Some(Timer::Ack));
 }
 
 #[test]

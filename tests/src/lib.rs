@@ -35,9 +35,11 @@
 //! cargo run --release -p bowline-testkit --bin simulate -- --seeds 100000 --save
 //! ```
 
+pub mod diagram;
 pub mod fuzz;
 pub mod history;
 pub mod link;
+pub mod model;
 pub mod op;
 pub mod oracle;
 pub mod peer;

@@ -72,7 +72,7 @@ impl<A: Witness, B: Witness> Witness for (A, B) {
 #[derive(Clone, Debug)]
 pub enum Dice {
     /// Those of a generator.
-    Seeded(ChaCha8Rng),
+    Seeded(Box<ChaCha8Rng>),
     /// Always the same, but for the names of outboxes.
     Loaded {
         /// This one.
@@ -89,7 +89,7 @@ impl Dice {
     pub fn new(chance: Chance, seed: u64, life: u64) -> Self {
         let seeded = ChaCha8Rng::seed_from_u64(seed.wrapping_add(life.wrapping_mul(0x9e37_79b9)));
         match chance {
-            Chance::Seeded => Self::Seeded(seeded),
+            Chance::Seeded => Self::Seeded(Box::new(seeded)),
             Chance::Zeros => Self::Loaded { number: 0, names: [life, 1], used: 0 },
             Chance::Ones => Self::Loaded { number: u64::MAX, names: [life, 1], used: 0 },
         }
@@ -129,7 +129,7 @@ impl TryRng for Dice {
 #[derive(Clone, Debug)]
 enum Up {
     Data(Body),
-    Ping([u8; Ping::LEN]),
+    Ping(Bytes),
     Close,
 }
 
@@ -444,10 +444,10 @@ impl<P: Peer, W: Witness> World<P, W> {
         if let Some(rest) = &self.rest {
             next = next.min(rest.up.next_at(&self.toward));
         }
-        if self.clock.frozen_at.is_none() {
-            if let Some(deadline) = self.client.deadline() {
-                next = next.min(deadline.at.as_micros().saturating_add(self.clock.behind));
-            }
+        if self.clock.frozen_at.is_none()
+            && let Some(deadline) = self.client.deadline()
+        {
+            next = next.min(deadline.at.as_micros().saturating_add(self.clock.behind));
         }
         (next != u64::MAX).then_some(next)
     }
@@ -560,7 +560,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         match frame {
             Up::Ping(payload) => {
                 if !self.manners.no_pongs && !self.manners.silent {
-                    self.reply(Down::Pong(Bytes::copy_from_slice(&payload)), Ping::LEN);
+                    self.reply(Down::Pong(payload), Ping::LEN);
                 }
             }
             Up::Close => {

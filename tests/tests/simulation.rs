@@ -103,4 +103,4 @@ fn shrinking_leaves_what_matters() {
     assert_eq!(shrink(&trace, fails).to_string(), "settings\nlink cut\npass 700us\n");
 }
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_200;

@@ -1,4 +1,4 @@
-//! Bowline at level `Received`: the same messages over the same network.
+//! Bowline: the same messages over the same network.
 //!
 //! The loop is gone: messages are sent once and their receipts awaited, and that is all. Only the
 //! limits differ from the defaults. Faults come about once a second here, so a backoff that waits
@@ -6,18 +6,15 @@
 
 #[cfg(feature = "trace")]
 use std::fs::File;
-use std::{
-    future::pending,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{future::pending, path::PathBuf, time::Duration};
 
-use bowline_tokio::{Backoff, Builder, Phase, Receipt, ReceiptError};
+use bowline_core::{Json, Numbered};
+use bowline_tokio::{Backoff, Builder, Dialect, Level, Phase, Receipt, ReceiptError};
 use tokio::sync::mpsc;
 
 use crate::{
     Result, Run,
-    audit::{Numbers, Reported},
+    audit::{self, Numbers, Reported},
     progress::Link,
     workload::payload,
 };
@@ -26,9 +23,36 @@ use crate::{
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Lets it run; with `record`, all that happens to it is written to that file.
-pub(crate) async fn run(run: Run, record: Option<PathBuf>) -> Result<Reported> {
-    let Run { url, schedule, progress } = run;
-    let builder = Builder::new(url)
+pub(crate) async fn run(
+    run: Run,
+    level: audit::Level,
+    record: Option<PathBuf>,
+) -> Result<Reported> {
+    let url = run.url.clone();
+    match level {
+        audit::Level::Received => drive(run, Builder::new(url), payload, record).await,
+        audit::Level::Acked => {
+            let builder = Builder::with_dialect([url], Numbered::default(), ());
+            let message = |number| Json::new(&payload(number)).expect("a string has a JSON form");
+            drive(run, builder.level(Level::Acked), message, record).await
+        }
+    }
+}
+
+async fn drive<D, M>(
+    run: Run,
+    builder: Builder<D>,
+    message: impl Fn(u64) -> M,
+    record: Option<PathBuf>,
+) -> Result<Reported>
+where
+    D: Dialect + Send + 'static,
+    D::Inbound: Send + 'static,
+    D::Credentials: Send + 'static,
+    M: Into<D::Message>,
+{
+    let Run { schedule, progress, .. } = run;
+    let builder = builder
         .backoff(Backoff {
             base: Duration::from_millis(100),
             cap: Duration::from_millis(500),
@@ -39,9 +63,16 @@ pub(crate) async fn run(run: Run, record: Option<PathBuf>) -> Result<Reported> {
             config.connection.ping_interval = Duration::from_secs(1);
             config.connection.pong_limit = Duration::from_secs(2);
         });
-    let builder = recorded(builder, record.as_deref())?;
+    #[cfg(feature = "trace")]
+    let builder = match &record {
+        Some(file) => builder.record(File::create(file)?),
+        None => builder,
+    };
+    // Without the feature `main` has refused to record.
+    #[cfg(not(feature = "trace"))]
+    drop(record);
     let (client, inbound) = builder.start().expect("the settings are valid");
-    // The server says nothing but pongs.
+    // The server says nothing but pongs and acks.
     drop(inbound);
 
     let mut status = client.status();
@@ -68,9 +99,9 @@ pub(crate) async fn run(run: Run, record: Option<PathBuf>) -> Result<Reported> {
         for number in 0..schedule.messages {
             schedule.due(number).await;
             progress.sent();
-            match client.send(payload(number)).await {
+            match client.send(message(number)).await {
                 Ok(receipt) => keep.send((number, receipt)).expect("the receiver is below"),
-                Err(error) => panic!("message {number} was not taken: {error}"),
+                Err(_) => panic!("message {number} was not taken"),
             }
         }
         drop(keep);
@@ -107,18 +138,4 @@ pub(crate) async fn run(run: Run, record: Option<PathBuf>) -> Result<Reported> {
         client.recorded().await?;
     }
     Ok(Reported { handed: schedule.messages, delivered, failed, reconnects })
-}
-
-#[cfg(feature = "trace")]
-fn recorded(builder: Builder, record: Option<&Path>) -> Result<Builder> {
-    Ok(match record {
-        Some(file) => builder.record(File::create(file)?),
-        None => builder,
-    })
-}
-
-/// `main` has refused to record.
-#[cfg(not(feature = "trace"))]
-fn recorded(builder: Builder, _: Option<&Path>) -> Result<Builder> {
-    Ok(builder)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example chaos
 //! cargo run --release --example chaos -- --script kill --seed 7
+//! cargo run --release --example chaos -- --script kill --server readahead --level acked
 //! cargo run --release --example chaos -- --exec target/release/examples/blocking --only blocking
 //! cargo run --release -p bowline-tokio --features trace --example chaos -- --record bowline.trace
 //! ```
@@ -13,13 +14,25 @@
 //! a seed, happens to both at the same time: the server is killed, connections are reset, silenced,
 //! slowed down, refused. In the end the ledger is held against what each client reported.
 //!
+//! With `--level acked` Bowline asks for more than a pong: it speaks `Numbered`, and a message is
+//! delivered when the server says that it is in the ledger. The usual loop knows no such thing, and
+//! stays as it is. With `--server readahead` the servers have an asynchronous handler; see [`serve`].
+//!
 //! With `--exec` another contender joins, a program of its own; [`exec`] says what it has to do.
 //!
 //! With `--record` all that happens to bowline is written to a file, and
 //! `cargo run -p bowline-testkit --bin replay -- FILE` tells it and lets it happen again.
 //!
-//! The exit code is 1 if a contender that is judged broke a promise (see [`Audit::kept`]), 2 for
-//! arguments that make no sense, 3 if the experiment itself failed, 130 if it was interrupted.
+//! The exit code is 1 if a contender that is judged, which all are but the usual loop, broke a
+//! promise of its level, 2 for arguments that make no sense, 3 if the experiment itself failed, 130
+//! if it was interrupted. Judged is ([`Audit::kept`]):
+//!
+//! - at both levels, that each message has one outcome and that it is true, that first arrivals are
+//!   in order, and that nothing arrives that was never sent;
+//! - at `received`, no more. A message may arrive twice; and one that is reported delivered may be
+//!   missing if a server process that was killed had read it, which is proved by a record that the
+//!   process keeps of what it reads. These are counted in a line of their own;
+//! - at `acked`, also that no message is in the ledger twice. No loss is excused.
 
 mod audit;
 mod bowline;
@@ -31,6 +44,7 @@ mod progress;
 mod proxy;
 mod report;
 mod script;
+mod serve;
 mod server;
 mod usual;
 mod workload;
@@ -39,7 +53,7 @@ use std::{
     error::Error, ffi::OsStr, path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
 };
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind, value_parser};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind, value_parser};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -49,11 +63,11 @@ use tokio::{
 };
 
 use crate::{
-    audit::{Audit, Reported},
+    audit::{Audit, Level, Reported},
     progress::Progress,
     proxy::Proxy,
     script::{Script, Step},
-    server::Server,
+    server::{Kind, Server, Setup},
     workload::Schedule,
 };
 
@@ -79,6 +93,12 @@ struct Arguments {
     /// The network's round trip, in milliseconds
     #[arg(long, default_value_t = 50, value_parser = value_parser!(u64).range(0..=10_000))]
     delay_ms: u64,
+    /// When Bowline counts a message as delivered
+    #[arg(long, default_value = "received")]
+    level: Level,
+    /// What the servers are like
+    #[arg(long, default_value = "direct")]
+    server: Kind,
     /// Let this program run too, under its file name; it gets URL, MESSAGES and RATE as arguments
     #[arg(long, value_name = "PROGRAM")]
     exec: Option<PathBuf>,
@@ -99,7 +119,7 @@ struct Arguments {
 enum Role {
     /// What this program runs of itself as the server
     #[command(hide = true)]
-    Server { port: u16, ledger: PathBuf },
+    Server { port: u16, folder: PathBuf, level: Level, kind: Kind, rate: u64 },
 }
 
 /// A client that is put to the test.
@@ -108,6 +128,8 @@ struct Contender {
     key: String,
     /// Its name for people.
     name: String,
+    /// What it waits for, and what is expected of its server.
+    level: Level,
     /// Whether it claims to lose, reorder and misreport nothing, and is judged by that.
     judged: bool,
     run: Box<dyn Fn(Run) -> Running>,
@@ -117,20 +139,23 @@ type Running = Pin<Box<dyn Future<Output = Result<Reported>> + Send>>;
 
 /// Those that the arguments ask for.
 fn contenders(arguments: &Arguments) -> Vec<Contender> {
+    let level = arguments.level;
     let mut contenders = vec![
         Contender {
             key: "usual".to_owned(),
             name: "usual loop".to_owned(),
+            level: Level::Received,
             judged: false,
             run: Box::new(|run| Box::pin(async { Ok(usual::run(run).await) })),
         },
         Contender {
             key: "bowline".to_owned(),
             name: "bowline".to_owned(),
+            level,
             judged: true,
             run: {
                 let record = arguments.record.clone();
-                Box::new(move |run| Box::pin(bowline::run(run, record.clone())))
+                Box::new(move |run| Box::pin(bowline::run(run, level, record.clone())))
             },
         },
     ];
@@ -140,6 +165,7 @@ fn contenders(arguments: &Arguments) -> Vec<Contender> {
         contenders.push(Contender {
             key: name.clone().into_owned(),
             name: name.into_owned(),
+            level: Level::Received,
             judged: true,
             run: Box::new(move |run| {
                 let program = Arc::clone(&program);
@@ -175,8 +201,9 @@ fn main() -> ExitCode {
         Arguments::command().error(ErrorKind::InvalidValue, without).exit();
     }
     let outcome = match &arguments.role {
-        Some(Role::Server { port, ledger }) => {
-            server::serve(*port, ledger).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        Some(Role::Server { port, folder, level, kind, rate }) => {
+            let setup = Setup { level: *level, kind: *kind, rate: *rate };
+            serve::serve(*port, folder, setup).map(|()| ExitCode::SUCCESS)
         }
         None => run(&arguments),
     };
@@ -207,7 +234,8 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
     let screen = progress::screen(!arguments.json);
     let trials = contenders.iter().map(|contender| {
         let bar = progress::bar(&screen, &contender.name, arguments.messages);
-        trial(contender, schedule, &steps, delay, bar)
+        let setup = Setup { level: contender.level, kind: arguments.server, rate: arguments.rate };
+        trial(contender, setup, schedule, &steps, delay, bar)
     });
     let audits = try_join_all(trials).await?;
     screen.clear()?;
@@ -218,6 +246,8 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
     if arguments.json {
         let run = json!({
             "script": arguments.script.to_string(),
+            "level": value_name(arguments.level),
+            "server": value_name(arguments.server),
             "seed": arguments.seed,
             "messages": arguments.messages,
             "rate": arguments.rate,
@@ -228,8 +258,11 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
         println!("{}", report::line(run, &named(|contender| &contender.key)));
     } else {
         println!(
-            "script {}, seed {}: {} faults, {} messages, {} a second, round trip {} ms\n\n{}",
+            "script {}, level {}, server {}, seed {}:\n\
+             {} faults, {} messages, {} a second, round trip {} ms\n\n{}",
             arguments.script,
+            value_name(arguments.level),
+            value_name(arguments.server),
             arguments.seed,
             steps.len(),
             arguments.messages,
@@ -238,20 +271,27 @@ async fn chaos(arguments: &Arguments) -> Result<bool> {
             report::table(&named(|contender| &contender.name)),
         );
     }
-    Ok(contenders.iter().zip(&audits).all(|(contender, audit)| !contender.judged || audit.kept()))
+    let kept = |(contender, audit): (&Contender, &Audit)| audit.kept(contender.level);
+    Ok(contenders.iter().zip(&audits).filter(|(contender, _)| contender.judged).all(kept))
+}
+
+/// What a value is called on the command line.
+fn value_name(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is skipped").get_name().to_owned()
 }
 
 /// Runs one contender against a server and a proxy of its own.
 async fn trial(
     contender: &Contender,
+    setup: Setup,
     schedule: Schedule,
     steps: &[Step],
     delay: Duration,
     bar: ProgressBar,
 ) -> Result<Audit> {
     let folder = tempfile::Builder::new().prefix("chaos-").tempdir()?;
-    let ledger = folder.path().join("ledger");
-    let mut server = Server::start(ledger.clone()).await?;
+    let mut server = Server::start(folder.path(), setup).await?;
+    let ledger = folder.path().join(server::LEDGER);
     let proxy = Proxy::start(server.address(), delay)?;
     let progress = Progress::new();
 
@@ -268,10 +308,10 @@ async fn trial(
         Err(error) = progress.draw(bar, &ledger) => return Err(error.into()),
     };
     proxy.finish().await?;
-    server.finish().await?;
+    let died = server.finish().await?;
 
     let arrivals = ledger::Tail::open(&ledger)?.read()?;
-    Ok(Audit::of(&reported, &arrivals, took))
+    Ok(Audit::of(&reported, &arrivals, &died, took))
 }
 
 /// Lets the contender run. Says what it reports, and how long it took.

@@ -11,7 +11,7 @@ pub(crate) type Audits<'a> = [(&'a str, Audit)];
 
 impl Audit {
     /// What is shown: the key in JSON, the label in the table, the value.
-    fn rows(&self) -> [(&'static str, &'static str, u64); 12] {
+    fn rows(&self) -> [(&'static str, &'static str, u64); 13] {
         [
             ("sent", "sent", self.sent),
             ("delivered", "reported delivered", self.delivered),
@@ -22,6 +22,11 @@ impl Audit {
                 "lost_though_delivered",
                 "lost although reported delivered",
                 self.lost_though_delivered,
+            ),
+            (
+                "lost_with_server",
+                "reported delivered, lost with the server process",
+                self.lost_with_server,
             ),
             ("without_one_outcome", "without exactly one outcome", self.without_one_outcome),
             ("duplicated", "duplicated", self.duplicated),
@@ -35,14 +40,14 @@ impl Audit {
 
 /// A column for each contender.
 pub(crate) fn table(audits: &Audits) -> String {
-    let mut table = format!("{:34}", "");
+    let mut table = format!("{:50}", "");
     for (name, _) in audits {
         write!(table, "{name:>12}").expect("a string takes all");
     }
     let columns: Vec<_> = audits.iter().map(|(_, audit)| audit.rows()).collect();
     let labels = columns.first().into_iter().flatten();
     for (row, (_, label, _)) in labels.enumerate() {
-        write!(table, "\n{label:34}").expect("a string takes all");
+        write!(table, "\n{label:50}").expect("a string takes all");
         for column in &columns {
             let value = grouped(column[row].2);
             write!(table, "{value:>12}").expect("a string takes all");
@@ -82,12 +87,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::audit::Reported;
+    use crate::audit::{Numbers, Reported};
 
     fn audit() -> Audit {
         let reported =
             Reported { handed: 1_234, delivered: (0..1_234).collect(), ..Reported::default() };
-        Audit::of(&reported, &[0, 1], Duration::from_secs(1))
+        Audit::of(&reported, &[0, 1], &Numbers::default(), Duration::from_secs(1))
     }
 
     #[test]
@@ -96,7 +101,7 @@ mod tests {
         let mut lines = table.lines();
         assert!(lines.next().unwrap().ends_with("usual     bowline"));
         assert!(lines.next().unwrap().ends_with("1,234       1,234"));
-        assert_eq!(lines.count(), 11);
+        assert_eq!(lines.count(), 12);
     }
 
     #[test]
