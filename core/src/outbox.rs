@@ -1338,6 +1338,7 @@ impl Outbox {
         self.newest = attempt;
         self.state = self.state_of_link();
         self.ask_at = self.now + self.config.receipt_repeat_interval;
+        self.unheard = None;
         self.rewind();
     }
 
@@ -1361,7 +1362,6 @@ impl Outbox {
         self.flushed_to = self.head;
         self.covered_to = self.head;
         self.awaited = self.head;
-        self.unheard = None;
     }
 
     fn link_down(&mut self, accused: bool) {

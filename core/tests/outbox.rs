@@ -658,6 +658,30 @@ fn a_head_is_not_blamed_while_something_settled_is_on_the_same_wire() {
     }
 }
 
+/// H41: what goes again after a nack is not alone on the wire with what went before.
+#[test]
+fn a_head_is_not_blamed_for_what_was_settled_before_it_was_sent_again() {
+    for accused in [true, false] {
+        let config = OutboxConfig {
+            retry_budget: 1,
+            suspect_limit: 1,
+            on_suspected: OnSuspected::Settle,
+            ..small()
+        };
+        let mut wire = World::with(config);
+        wire.push("innocent", Acked);
+        wire.push("poison", Written);
+        wire.up();
+        assert_eq!(wire.drain(), "send 1, send 2");
+        wire.nacked(Ack::One(seq(1)), Nack::Transient);
+        wire.flushed();
+        wire.wait(small().nack_delay);
+        assert_eq!(wire.drain(), "send 1");
+        wire.event(OutboxEvent::Down { accused });
+        assert_eq!(wire.drain(), "", "{accused}");
+    }
+}
+
 #[test]
 fn a_pong_acquits_what_was_settled_before() {
     let mut wire = World::with(OutboxConfig { suspect_limit: 1, ..small() });

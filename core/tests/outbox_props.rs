@@ -1150,7 +1150,6 @@ impl Model {
             if let OutboxState::Held { resume_at } = self.state {
                 if resume_at <= self.now && self.out() == 0 {
                     self.state = self.state_of_link();
-                    self.messages.iter_mut().for_each(|m| m.mute = false);
                     self.go_back();
                     self.outdated = (self.pinged.unwrap_or_default(), self.pings_out);
                     self.tidy();

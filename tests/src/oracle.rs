@@ -1503,7 +1503,6 @@ impl Oracle {
     fn rewind(&mut self) {
         let link = &mut self.link;
         link.order = 0;
-        link.unheard.0 = 0;
         let before = self.base - 1;
         (link.flushed, link.covered, link.awaited) = (before, before, before);
     }
