@@ -2105,6 +2105,9 @@ impl Outbox {
         let slot = &mut self.slots[place];
         let size = slot.size();
         slot.sent_on = self.attempt;
+        if self.sent.0 == self.sent.1 {
+            self.sent.0 = slot.seq;
+        }
         self.cursor = slot.seq.next();
         self.sent.1 = self.cursor;
         count(&mut self.stats.transmits);

@@ -1353,6 +1353,9 @@ impl Model {
             assert_eq!(*output, OutboxOutput::Transmit { id, body });
             message.out = true;
             message.sent += 1;
+            if self.sent.0 == self.sent.1 {
+                self.sent.0 = id.seq;
+            }
             self.sent.1 = Seq::new(id.seq.get() + 1);
             self.since_ping.messages += 1;
             self.since_ping.bytes += self.messages[index].size();

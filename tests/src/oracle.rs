@@ -193,8 +193,9 @@ struct Link {
     heartbeat_owed: bool,
     /// Since when an ack may have been waited for.
     acks_awaited_at: Option<Instant>,
-    /// Pings that were not answered: what they name, and how many messages had been before them.
-    pings: VecDeque<(u64, u64)>,
+    /// Pings that were not answered: what they name, how many messages had been before them, and
+    /// whether none of what they name was to be sent again at that time, or has been since.
+    pings: VecDeque<(u64, u64, bool)>,
     pinged: Option<u64>,
     since_ping: (usize, usize),
     /// Messages handed over on it.
@@ -1278,13 +1279,16 @@ impl Oracle {
             return;
         }
         self.link.ponged = true;
-        // What was handed over before the last ping of that name.
-        let mut before = 0;
-        while let Some(&(pinged, sent)) = self.link.pings.front().filter(|ping| ping.0 <= seq) {
-            if pinged == seq {
-                before = sent;
-            }
+        // What was handed over before the first ping of that name.
+        let (mut before, mut sure) = (0, true);
+        while let Some(&(pinged, sent, is_sure)) =
+            self.link.pings.front().filter(|ping| ping.0 <= seq)
+        {
             self.link.pings.pop_front();
+            if pinged == seq {
+                (before, sure) = (sent, is_sure);
+                break;
+            }
         }
         if before == 0 && seq > self.link.covered {
             // No ping named it: it proves what the pings before it would prove, which is unknown.
@@ -1297,12 +1301,17 @@ impl Oracle {
                     && entry.level != Level::Acked
                     && entry.sent_as < before
             });
-            if is_proved {
+            if is_proved && sure {
                 self.prove(covered, true);
+            } else if is_proved {
+                // It is true, but a client that tells pings by their name cannot know.
+                self.loosen(covered);
             }
         }
         let link = &mut self.link;
-        link.covered = link.covered.max(seq.min(link.order));
+        if sure {
+            link.covered = link.covered.max(seq.min(link.order));
+        }
         if link.unheard.0 <= seq {
             link.unheard.0 = 0;
         }
@@ -1503,6 +1512,7 @@ impl Oracle {
     fn rewind(&mut self) {
         let link = &mut self.link;
         link.order = 0;
+        link.pings.iter_mut().for_each(|ping| ping.2 = false);
         let before = self.base - 1;
         (link.flushed, link.covered, link.awaited) = (before, before, before);
     }
@@ -1932,11 +1942,10 @@ impl Oracle {
     }
 
     fn pings(&mut self, seq: u64) {
+        let again = (self.link.order + 1).max(self.base)..=seq;
+        let sure = !again.into_iter().any(|seq| self.entry(seq).is_some_and(Entry::is_live));
         let link = &mut self.link;
-        match link.pings.back_mut() {
-            Some(newest) if newest.0 == seq => newest.1 = link.sent + 1,
-            Some(_) | None => link.pings.push_back((seq, link.sent + 1)),
-        }
+        link.pings.push_back((seq, link.sent + 1, sure));
         link.pinged = link.pinged.max(Some(seq));
         link.since_ping = (0, 0);
         link.ping_unflushed = true;
