@@ -1304,7 +1304,10 @@ impl Oracle {
             if is_proved && sure {
                 self.prove(covered, true);
             } else if is_proved {
-                // It is true, but a client that tells pings by their name cannot know.
+                // It is true, but a client that tells pings by their name may not know.
+                if let Some(entry) = self.entry_mut(covered) {
+                    entry.proved = true;
+                }
                 self.loosen(covered);
             }
         }
