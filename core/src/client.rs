@@ -143,6 +143,13 @@ pub struct Status {
     pub suspected: Option<Seq>,
 }
 
+impl Status {
+    /// Whether nothing happens until `Start`.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Stopped { .. })
+    }
+}
+
 /// What the connection is doing; see [`ConnectionState`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Phase {
@@ -459,6 +466,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             (Some(told), Link::Up(a)) if told == a => {}
             (_, Link::Up(a)) => {
                 self.outbox.take_in(now, OutboxEvent::Up(a));
+                if self.connection.is_paused() {
+                    self.outbox.take_in(now, OutboxEvent::Paused(a));
+                }
                 self.told = Some(a);
                 self.beat_at = now;
                 moved = true;
@@ -610,6 +620,13 @@ impl<D: Dialect, R: Rng> Client<D, R> {
             last_loss: self.connection.last_loss(),
             suspected: self.outbox.suspected(),
         }
+    }
+
+    /// Whether this attempt is being dialed. A dial that comes back when it is not any more was given
+    /// up meanwhile: drop its socket, which would otherwise stay open and be nobody's.
+    pub fn is_dialing(&self, a: Attempt) -> bool {
+        a == self.connection.attempt()
+            && matches!(self.connection.state(), ConnectionState::Dialing { .. })
     }
 
     /// Whether the client was closed and its driver may end: the connection is stopped, every

@@ -469,6 +469,11 @@ impl<R: Rng> Connection<R> {
         }
     }
 
+    /// Whether the driver is not reading.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// The first arrow: whether messages may be sent.
     pub fn link(&self) -> Link {
         match self.state {

@@ -13,7 +13,8 @@
 //!    frames to [`receive`](crate::Client::receive).
 //! 3. **Tell the time**: [`Tick`](crate::Event::Tick), but only if there was nothing more to read. A
 //!    pong that lies in the kernel's buffer is evidence, and a verdict must not come before it.
-//! 4. **Take** messages from whoever sends, as long as [`room`](crate::Outbox::room) lasts.
+//! 4. **Take** messages from whoever sends, as long as there is
+//!    [room](crate::Outbox::has_room_for) for the next.
 //! 5. **Do what is owed**: [`poll`](crate::Client::poll), once or until it says `WaitUntil`, each
 //!    time with what the socket would do with a frame now.
 //! 6. **Sleep**, if nothing of all this moved anything, until the socket, a dial, a message or the
@@ -70,7 +71,7 @@
 //!             client.handle(now, Event::Opened(Opened::new(a, ())));
 //!         }
 //!         Output::Send(_, Frame::Data(body)) => ledger.push(body),
-//!         Output::Send(_, Frame::Ping(ping)) => sent.push_back(ping.payload().to_vec().into()),
+//!         Output::Send(_, Frame::Ping(ping)) => sent.push_back(ping.payload()),
 //!         Output::Close(a, _code) => {
 //!             socket = None;
 //!             client.handle(now, Event::Lost(a, Loss::Closed { code: Some(1000) }));
@@ -111,7 +112,7 @@
 //! | `Abort(a)` | destroy the socket or the dial at once | nothing |
 //! | `Delivered { first, last }` | tell whoever sent them | nothing |
 //! | `Failed(failed)` | tell whoever sent it; the body is in it | nothing |
-//! | `Status(status)` | show it. It is the newest state, not one of a sequence | `Start` if it is `Stopped` and you can mend why |
+//! | `Status(status)` | show it. It is the newest state, not one of a sequence | `Start` if it [is stopped](crate::Status::is_stopped) and you can mend why; else `Close` |
 //! | `WaitUntil(deadline)` | sleep if nothing else is to be done | `Tick`, if there is nothing to read |
 //!
 //! Nobody but you stops a dial that never ends: the client gives it up after its limit and says
@@ -121,12 +122,12 @@
 //!
 //! | [`Event`](crate::Event) | say it when |
 //! |---|---|
-//! | `Opened` | the upgrade is done (not: TCP is connected) |
-//! | `Heard(a)` | bytes came, be they a whole frame or not: count them below the framing, or a large message on a slow link looks like a dead peer |
-//! | `Took(a)` | the kernel took bytes: it keeps a slow write from being taken for a dead one |
+//! | `Opened` | the upgrade is done (not: TCP is connected), and the client [still dials](crate::Client::is_dialing) that attempt |
+//! | `Heard(a)` | bytes came, be they a whole frame or not, or a large message on a slow link looks like a dead peer. Count them below the framing; or say it when a poller finds the socket readable |
+//! | `Took(a)` | the kernel took bytes: it keeps a slow write from being taken for a dead one. Count them; or say it when a poller finds that a socket that was blocked is writable |
 //! | `Flushed(a)` | nothing handed over waits in your buffers. Saying it again is harmless; saying it early starts the pong clock too soon and, at level `Written`, settles what the kernel does not have |
 //! | `Paused(a)`, `Resumed(a)` | you stop reading for want of room for inbound messages, and read again. In between silence proves nothing |
-//! | `Lost(a, loss)` | the dial failed or the connection ended. The peer's Close counts as the end: answer it, say `Loss::Closed`, drop the socket |
+//! | `Lost(a, loss)` | the dial failed ([`from_status`](crate::Loss::from_status) for an answer other than 101) or the connection ended. The peer's Close counts as the end: answer it, say `Loss::Closed`, drop the socket |
 //! | `Tick` | time passed and there is nothing to read |
 //! | `Start`, `Stop`, `Nudge`, `Cancel`, `Close` | the user wants it |
 //!
@@ -149,7 +150,8 @@
 //! - **`Ready` said for a socket that is not.** What is polled counts as handed over. Ask before each
 //!   poll, and bound your own buffers.
 //! - **Adopting a dial that was aborted.** Its `Opened` is stale and the client ignores it; the socket
-//!   is then nobody's and stays open. Compare the attempt when a dial comes back.
+//!   is then nobody's and stays open. When a dial comes back, ask
+//!   [`is_dialing`](crate::Client::is_dialing).
 //! - **`Tick` before everything is read.** A link that lives is given up.
 //! - **Sleeping after an event without a poll.** `Flushed` may settle messages, a pong may open the
 //!   window. [`deadline`](crate::Client::deadline) knows timers, not debts.

@@ -45,8 +45,8 @@
 //!
 //! # Drive it yourself
 //!
-//! [`drive`] tells how, with a whole program. The example `blocking` does it with threads, a poller
-//! and no async.
+//! [`drive`] tells how, with a whole program. The example `blocking`, one file, does it with threads,
+//! a poller and no async.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(

@@ -80,6 +80,33 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// The server answered the upgrade with this status, other than 101, and perhaps a Retry-After
+    /// header with this value.
+    ///
+    /// Of the two forms of Retry-After (RFC 9110 §10.2.3) this reads the number of seconds, which
+    /// saturates. The other, an HTTP-date, needs a calendar clock, which the core does not have: turn
+    /// it into a delay and make a [`Loss::Status`]. Here it counts as no Retry-After, as does
+    /// whatever makes no sense.
+    ///
+    /// ```
+    /// use bowline_core::Loss;
+    /// use core::time::Duration;
+    ///
+    /// let retry_after = Some(Duration::from_secs(120));
+    /// assert_eq!(Loss::from_status(503_u16, Some("120")), Loss::Status { status: 503, retry_after });
+    /// ```
+    pub fn from_status(status: impl Into<u16>, retry_after: Option<impl AsRef<[u8]>>) -> Self {
+        let seconds = retry_after.and_then(|value| {
+            let value = value.as_ref().trim_ascii();
+            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            let add = |sum: u64, digit: &u8| {
+                sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+            };
+            is_number.then(|| value.iter().fold(0, add))
+        });
+        Self::Status { status: status.into(), retry_after: seconds.map(Duration::from_secs) }
+    }
+
     /// The names of the kinds of losses, for counters; [`kind`](Self::kind) is the index.
     pub const KINDS: [&'static str; 21] = [
         "dns",

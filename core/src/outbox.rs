@@ -71,6 +71,7 @@ use alloc::{
 };
 use core::{fmt, time::Duration};
 
+use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::{
@@ -503,11 +504,11 @@ impl Ping {
     pub const LEN: usize = 16;
 
     /// The payload: attempt and seq, big endian.
-    pub fn payload(self) -> [u8; Self::LEN] {
+    pub fn payload(self) -> Bytes {
         let mut payload = [0; Self::LEN];
         payload[..8].copy_from_slice(&self.attempt.get().to_be_bytes());
         payload[8..].copy_from_slice(&self.seq.get().to_be_bytes());
-        payload
+        Bytes::copy_from_slice(&payload)
     }
 
     /// The ping that a pong answers, none if the payload is not one of ours. A peer may send
@@ -993,6 +994,17 @@ impl Outbox {
             room.bytes += self.fresh.bytes;
         }
         room
+    }
+
+    /// Whether a push of this many bytes, key included, would be taken now: the outbox is not
+    /// closed, and neither full nor too small for it. Ask before taking a message from whoever
+    /// sends, so that none has to be handed back.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        let room = self.room();
+        !self.is_closed()
+            && bytes <= self.config.max_message_bytes
+            && room.messages > 0
+            && bytes <= room.bytes
     }
 
     /// The head, if connections kept dying with it alone in flight `suspect_limit` times.
@@ -2216,6 +2228,10 @@ impl Outbox {
 
     /// The outbox as a value, once it has done its last: nothing in it is transmitted before it is
     /// restored, and what was never transmitted is still known not to be.
+    ///
+    /// Restore it once. Store a [`snapshot`](Self::snapshot) of the restored outbox in its place before
+    /// that is polled: what the restored one transmits, this value still calls never transmitted, so
+    /// that an ack of it would not be believed.
     pub fn into_snapshot(self) -> Snapshot {
         self.save()
     }

@@ -54,6 +54,30 @@ fn a_blocked_wire_gets_no_frame_and_hears_the_rest() {
 
 // ---- Greeting -----------------------------------------------------------------------------------
 
+/// H12: a dial that comes back too late is not adopted.
+#[test]
+fn only_the_dial_that_is_awaited_is_to_be_adopted() {
+    let mut wire = World::new(Script::default());
+    let [first, second] = [1, 2].map(Attempt::new);
+    let dialing = |wire: &World, a| (wire.client.is_dialing(a), wire.client.status().is_stopped());
+    assert_eq!(dialing(&wire, first), (false, false));
+    wire.client.handle(wire.now, Event::Start);
+    assert_eq!((dialing(&wire, first), dialing(&wire, second)), ((true, false), (false, false)));
+    // It takes too long, and another begins.
+    wire.wait(connection().dial_limit);
+    assert_eq!(dialing(&wire, first), (false, false));
+    while !wire.client.is_dialing(second) {
+        wire.wait(connection().backoff.cap);
+    }
+    assert_eq!(dialing(&wire, first), (false, false));
+    wire.open();
+    assert_eq!(dialing(&wire, second), (false, false));
+    wire.client.handle(wire.now, Event::Stop);
+    let _ = wire.drain_all();
+    wire.client.handle(wire.now, Event::Lost(second, Loss::Eof));
+    assert_eq!(dialing(&wire, second), (false, true));
+}
+
 /// H32: nothing queued is sent before the greeting is done.
 #[test]
 fn nothing_is_sent_before_the_greeting_is_done() {
@@ -186,7 +210,7 @@ fn plain_sends_bodies_as_they_are_and_hands_over_what_comes() {
     assert_eq!(frames, [Frame::Data(body), Frame::Ping(ping)]);
     let inbound = client.receive(NOW, Attempt::new(1), Received::Data("hi".into()));
     assert_eq!(inbound, Some("hi".into()));
-    let pong = Received::Pong(ping.payload().to_vec().into());
+    let pong = Received::Pong(ping.payload());
     assert_eq!(client.receive(NOW, Attempt::new(1), pong), None);
     let seq = Seq::new(1);
     assert_eq!(client.poll(Wire::Ready), Output::Delivered { first: seq, last: seq });
@@ -385,6 +409,25 @@ fn overdue_ends_the_attempt() {
     assert_eq!(wire.client.outbox().charges(), 1);
     wire.redial();
     assert_eq!(wire.drain(), "send 1:a");
+}
+
+/// The outbox is not there yet when the driver stops reading, and learns it with the link.
+#[test]
+fn a_pause_during_the_greeting_holds_the_ack_clock() {
+    let mut wire = World::new(Script { awaits: true, ..Script::default() });
+    wire.config.connection.can_ping = false;
+    wire.config.outbox.level = Level::Acked;
+    wire.remake();
+    wire.start();
+    wire.push("a", Level::Acked);
+    wire.client.handle(wire.now, Event::Paused(wire.attempt()));
+    wire.hear("welcome");
+    assert_eq!(wire.drain(), "send 1:a");
+    wire.wait(HOUR);
+    assert_eq!(wire.drain(), "");
+    wire.client.handle(wire.now, Event::Resumed(wire.attempt()));
+    wire.wait(OutboxConfig::default().ack_limit);
+    assert_eq!(wire.drain(), "abort 1");
 }
 
 /// H44: the ack that sits in the read buffer when its limit runs out is read first.
@@ -765,7 +808,7 @@ impl World {
 
     fn pong(&mut self) {
         let ping = self.pinged.expect("a ping came out");
-        let pong = Received::Pong(ping.payload().to_vec().into());
+        let pong = Received::Pong(ping.payload());
         let _ = self.client.receive(self.now, ping.attempt, pong);
     }
 

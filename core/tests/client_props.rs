@@ -259,7 +259,7 @@ impl Pair {
             WireEvent::Said => drop(self.client.receive(self.now, a, data(said))),
             WireEvent::Ponged => {
                 let ping = Ping { attempt: a, seq: Seq::new(0) };
-                let pong = Received::Pong(ping.payload().to_vec().into());
+                let pong = Received::Pong(ping.payload());
                 let _ = self.client.receive(self.now, a, pong);
             }
             WireEvent::Flushed => self.client.handle(self.now, Event::Flushed(a)),
@@ -317,7 +317,7 @@ fn settle_all(refusals: &[u32], flaps: &BTreeSet<usize>) -> Settled {
         match client.poll(Wire::Ready) {
             Output::Dial(a) => client.handle(now, Event::Opened(Opened::new(a, ()))),
             Output::Send(_, Frame::Ping(ping)) => {
-                let pong = Received::Pong(ping.payload().to_vec().into());
+                let pong = Received::Pong(ping.payload());
                 let _ = client.receive(now, a, pong);
             }
             Output::Send(_, Frame::Data(body)) if body.as_text() == Some("hello") => {
@@ -536,7 +536,7 @@ impl Simulation {
     /// The peer: reads in order, answers in order.
     fn peer(&mut self, frame: Frame) -> Option<Received> {
         let body = match frame {
-            Frame::Ping(ping) => return Some(Received::Pong(ping.payload().to_vec().into())),
+            Frame::Ping(ping) => return Some(Received::Pong(ping.payload())),
             Frame::Data(body) => body,
         };
         let mut words = body.as_text().unwrap().split(' ');

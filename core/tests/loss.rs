@@ -51,6 +51,26 @@ fn every_status_has_its_verdict() {
     }
 }
 
+/// H61: the seconds saturate, and what makes no sense asks for nothing.
+#[test]
+fn a_refused_upgrade_carries_the_seconds_of_its_retry_after() {
+    let after = |value: &str| match Loss::from_status(503_u16, Some(value)) {
+        Loss::Status { status: 503, retry_after } => retry_after,
+        loss => panic!("{loss:?}"),
+    };
+    for (value, seconds) in
+        [("120", 120), (" 0 ", 0), ("007", 7), ("100000000000000000000", u64::MAX)]
+    {
+        assert_eq!(after(value), Some(Duration::from_secs(seconds)), "{value:?}");
+    }
+    let date = "Fri, 15 May 2026 12:00:00 GMT";
+    for value in ["", " ", "-1", "+1", "1.5", "1e3", "soon", "0x10", "1, 2", "٣", date] {
+        assert_eq!(after(value), None, "{value:?}");
+    }
+    let none = Loss::Status { status: 404, retry_after: None };
+    assert_eq!(Loss::from_status(404_u16, None::<&str>), none);
+}
+
 /// H21: a table with a row for every close code; a clean end is retried like any other.
 #[test]
 fn every_close_code_has_its_verdict() {

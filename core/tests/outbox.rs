@@ -41,6 +41,28 @@ fn bytes_are_bounded_as_messages_are() {
 }
 
 #[test]
+fn a_message_that_there_is_room_for_is_taken_and_no_other() {
+    let full = OutboxConfig { max_messages: 2, window_messages: 2, ..small() };
+    let short = OutboxConfig { max_bytes: 12, window_bytes: 12, ..small() };
+    let evicting = OutboxConfig { overflow: Overflow::EvictOldest, ..full.clone() };
+    for config in [small(), full, short, evicting] {
+        for close in [false, true] {
+            let mut wire = World::with(config.clone());
+            for bytes in [0, 8, 9, 5, 4, 1, 1, 0] {
+                let body = Body::text("x".repeat(bytes));
+                let has_room = wire.outbox.has_room_for(bytes);
+                let taken = wire.outbox.push(wire.now, body, PushOptions::default()).is_ok();
+                assert_eq!(has_room, taken, "{bytes} bytes, {config:?}");
+            }
+            if close {
+                wire.outbox.handle(wire.now, OutboxEvent::Close { deadline: Instant::NEVER });
+            }
+            assert!(!(close && wire.outbox.has_room_for(0)));
+        }
+    }
+}
+
+#[test]
 fn a_message_above_the_limit_is_refused_with_its_size() {
     let mut wire = World::new();
     let key = PushOptions { key: Some(Key::from("key")), ..PushOptions::default() };
@@ -1676,6 +1698,7 @@ fn a_snapshot_survives_storage() {
 
 // ---- Cost ---------------------------------------------------------------------------------------
 
+/// R5.
 #[test]
 fn a_million_messages_that_expire_at_once_take_one_pass() {
     let mut wire = World::with(large());

@@ -371,9 +371,7 @@ fn message(frame: Frame) -> Message {
             let data = if body.is_text() { Data::Text } else { Data::Binary };
             Message::Frame(frame::Frame::message(body.into_bytes(), OpCode::Data(data), true))
         }
-        Frame::Ping(ping) => {
-            Message::Frame(frame::Frame::ping(Bytes::copy_from_slice(&ping.payload())))
-        }
+        Frame::Ping(ping) => Message::Frame(frame::Frame::ping(ping.payload())),
     }
 }
 

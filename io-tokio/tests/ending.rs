@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 // ---- Stopped ------------------------------------------------------------------------------------
 
-/// H67 H26: nothing waits for a client that has stopped, whether it began before or after.
+/// L8 H67 H26: nothing waits for a client that has stopped, whether it began before or after.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_sends_everybody_away_with_the_reason_and_the_message() {
     let peer = Peer::default();

@@ -396,7 +396,7 @@ impl Peer {
     /// Answers every ping.
     fn pongs(&mut self) {
         for ping in std::mem::take(&mut self.pings) {
-            let pong = Received::Pong(ping.payload().to_vec().into());
+            let pong = Received::Pong(ping.payload());
             assert!(self.client.receive(self.now, self.attempt, pong).is_none());
         }
         self.client.handle(self.now, Event::Tick);

@@ -35,7 +35,7 @@ fn our_ping_is_echoed_by_a_pong() {
     assert!(link.flush().is_ready());
     assert_eq!(link.wire().sent(), [(0x89, ping.payload().to_vec())]);
     link.wire().arrives(&frame(0x8a, &ping.payload()));
-    let echo = Bytes::copy_from_slice(&ping.payload());
+    let echo = ping.payload();
     assert_eq!(link.receive(), Poll::Ready(Ok(Incoming::Pong(echo))));
 }
 

@@ -220,7 +220,7 @@ impl Transport for Strings {
             Frame::Ping(ping) => {
                 state.pings += 1;
                 if !state.mute && state.lost.is_none() {
-                    let payload = ping.payload().to_vec().into();
+                    let payload = ping.payload();
                     state.incoming.push_back(Incoming::Pong(payload));
                 }
             }

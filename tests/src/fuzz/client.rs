@@ -184,7 +184,7 @@ fn live(input: Input) {
             Op::Pong(which, seq) => {
                 let seq = Seq::new(seq.into());
                 let ping = bowline_core::Ping { attempt: newest, seq };
-                let pong = Received::Pong(ping.payload().to_vec().into());
+                let pong = Received::Pong(ping.payload());
                 let _ = client.receive(now, which.of(newest), pong);
             }
             Op::Frame(which, bytes) => {
@@ -251,7 +251,7 @@ fn honest_round(client: &mut Client<Pairs, ChaCha8Rng>, now: &mut Instant, acks:
     loop {
         match client.poll(Wire::Ready) {
             Output::Send(attempt, Frame::Ping(ping)) => {
-                let pong = Received::Pong(ping.payload().to_vec().into());
+                let pong = Received::Pong(ping.payload());
                 let _ = client.receive(*now, attempt, pong);
             }
             Output::Send(attempt, Frame::Data(_)) if acks => {

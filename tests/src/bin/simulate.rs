@@ -1,0 +1,217 @@
+//! Simulates clients on faulty networks with faulty peers, by the million, and asks the oracle of
+//! each whether all promises were kept.
+//!
+//! ```sh
+//! cargo run --release -p bowline-testkit --bin simulate -- --seeds 100000
+//! ```
+//!
+//! Each seed makes a world of its own; see [`bowline_testkit::swarm`]. A violation is shrunk to the
+//! few ops that matter and printed with its story.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bowline_testkit::{
+    run::{judge, shrink, tell},
+    statement::Violation,
+    swarm::Dealer,
+    trace::Trace,
+};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Parser)]
+#[command(about = "Simulates clients by the million and judges each of them")]
+struct Options {
+    /// How many seeds.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Save the shrunk ops of each violation that is printed into this folder.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "tests/traces")]
+    save: Option<PathBuf>,
+    /// How many violations are shrunk and printed.
+    #[arg(long, default_value_t = 3)]
+    show: usize,
+    /// Threads; all cores if not given.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // A panic is a violation like any other: it is reported with its seed, once.
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = simulate(&options);
+    let _ = std::panic::take_hook();
+    if options.json {
+        println!("{}", result.json());
+    } else {
+        result.print();
+    }
+    if result.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What a run over many seeds has come to.
+#[derive(Default)]
+struct Outcome {
+    seeds: u64,
+    events: u64,
+    seconds: f64,
+    /// The first ones, by statement.
+    violations: BTreeMap<String, u64>,
+    /// The first seed of each of these.
+    first: BTreeMap<String, u64>,
+    shown: Vec<Shown>,
+}
+
+struct Shown {
+    seed: u64,
+    violation: Violation,
+    trace: Trace,
+    story: String,
+}
+
+fn simulate(options: &Options) -> Outcome {
+    let next = AtomicU64::new(options.first);
+    let end = options.first.saturating_add(options.seeds);
+    let events = AtomicU64::new(0);
+    let failed = Mutex::new(Vec::<(u64, Violation)>::new());
+    let bar = bar(options.seeds);
+    let begun = Instant::now();
+    let threads =
+        options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let first = next.fetch_add(64, Ordering::Relaxed);
+                    if first >= end {
+                        return;
+                    }
+                    for seed in first..end.min(first + 64) {
+                        let outcome = judge(&Dealer::deal(seed));
+                        events.fetch_add(outcome.events, Ordering::Relaxed);
+                        if let Some(violation) = outcome.violation {
+                            failed.lock().expect("no thread panics").push((seed, violation));
+                        }
+                    }
+                    bar.inc(64.min(end - first));
+                }
+            });
+        }
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let mut failed = failed.into_inner().expect("no thread panics");
+    failed.sort_by_key(|(seed, _)| *seed);
+
+    let mut outcome = Outcome {
+        seeds: options.seeds,
+        events: events.into_inner(),
+        seconds,
+        ..Outcome::default()
+    };
+    for (seed, violation) in failed {
+        let count = outcome.violations.entry(format!("{:?}", violation.statement)).or_default();
+        *count += 1;
+        outcome.first.entry(format!("{:?}", violation.statement)).or_insert(seed);
+        // One of each statement is shown before a second one of any.
+        if *count == 1 && outcome.shown.len() < options.show {
+            outcome.shown.push(show(seed, &violation, options));
+        }
+    }
+    outcome
+}
+
+fn show(seed: u64, violation: &Violation, options: &Options) -> Shown {
+    let trace = shrink(&Dealer::deal(seed), |trace| {
+        judge(trace).violation.is_some_and(|other| other.statement == violation.statement)
+    });
+    let (again, story) = tell(&trace);
+    let violation = again.unwrap_or_else(|| violation.clone());
+    if let Some(folder) = &options.save {
+        let name = format!("{:?}-{seed}.ops", violation.statement).to_lowercase();
+        let text = format!("# {violation}\n{trace}");
+        let saved =
+            std::fs::create_dir_all(folder).and_then(|()| std::fs::write(folder.join(&name), text));
+        match saved {
+            Ok(()) => eprintln!("saved {}", folder.join(name).display()),
+            Err(error) => eprintln!("{}: {error}", folder.join(name).display()),
+        }
+    }
+    Shown { seed, violation, trace, story }
+}
+
+fn bar(seeds: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left");
+    let bar = ProgressBar::new(seeds);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+impl Outcome {
+    fn rate(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+
+    fn print(&self) {
+        for shown in &self.shown {
+            println!(
+                "seed {}: {}\n\n{}\n{}",
+                shown.seed, shown.violation, shown.trace, shown.story
+            );
+        }
+        println!("{:>14} events", self.events);
+        println!("{:>14} seeds", self.seeds);
+        println!("{:>14.1} s, {:.0} events a second", self.seconds, self.rate());
+        if self.violations.is_empty() {
+            println!("{:>14} violations", 0);
+        }
+        for (statement, count) in &self.violations {
+            println!("{count:>14} violations of {statement}");
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let shown: Vec<_> = self
+            .shown
+            .iter()
+            .map(|shown| {
+                serde_json::json!({
+                    "seed": shown.seed,
+                    "statement": format!("{:?}", shown.violation.statement),
+                    "text": shown.violation.text,
+                    "ops": shown.trace.to_string(),
+                    "transcript": shown.story,
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "seeds": self.seeds,
+            "events": self.events,
+            "seconds": self.seconds,
+            "events_per_second": self.rate(),
+            "violations": self.violations,
+            "first": self.first,
+            "shown": shown,
+        })
+    }
+}

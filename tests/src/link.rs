@@ -1,0 +1,207 @@
+//! A faulty link, byte by byte, under a virtual clock.
+//!
+//! A [`Pipe`] is one direction of a TCP connection that carries frames. What is written waits in the
+//! sender's own buffer until the socket takes it; what the socket has taken leaves it as fast as the
+//! bandwidth allows; what has left arrives after the delay, in chunks; and a frame is there when its
+//! last byte is. What the network does to it is [`Weather`], and may change at any time.
+
+use std::collections::VecDeque;
+
+/// Bytes that travel together on a link with a bandwidth.
+const PACKET: u64 = 1_500;
+
+/// Bytes that a WebSocket frame from a client has in front of its payload (RFC 6455 §5.2): mask and
+/// length.
+pub fn header(payload: usize, masked: bool) -> u64 {
+    let length = match payload {
+        0..=125 => 2,
+        126..=65_535 => 4,
+        _ => 10,
+    };
+    length + if masked { 4 } else { 0 }
+}
+
+/// What the network does to one direction. Times are in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Weather {
+    /// How long a byte travels.
+    pub delay: u64,
+    /// Bytes a second; 0 is no limit.
+    pub bandwidth: u64,
+    /// Bytes that arrive together at most; 0 is no limit.
+    pub chunk: u64,
+    /// Bytes that the sender's socket holds.
+    pub buffer: u64,
+    /// No byte leaves the socket.
+    pub stalled: bool,
+    /// What leaves the socket is lost.
+    pub silent: bool,
+}
+
+impl Default for Weather {
+    /// A millisecond, and no trouble.
+    fn default() -> Self {
+        Self {
+            delay: 1_000,
+            bandwidth: 0,
+            chunk: 0,
+            buffer: 64 << 10,
+            stalled: false,
+            silent: false,
+        }
+    }
+}
+
+/// What happens when so many bytes have arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trap {
+    /// The connection is reset.
+    Reset,
+    /// What comes behind is lost.
+    Hole,
+}
+
+/// What arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// So many bytes; perhaps they make frames whole.
+    Bytes(u64),
+    /// A reset, behind all that came before it.
+    Reset,
+}
+
+/// One direction of a connection. Positions are bytes since its beginning.
+#[derive(Clone, Debug)]
+pub struct Pipe<F> {
+    /// Each with the position of its end.
+    frames: VecDeque<(u64, F)>,
+    written: u64,
+    taken: u64,
+    left: u64,
+    arrived: u64,
+    /// Under way: when they arrive, and up to where.
+    flights: VecDeque<(u64, u64)>,
+    /// When the socket has sent what it is sending.
+    free_at: u64,
+    trap: Option<(u64, Trap)>,
+    /// Bytes were lost, so nothing behind them will ever be read.
+    broken: bool,
+}
+
+impl<F> Default for Pipe<F> {
+    fn default() -> Self {
+        Self {
+            frames: VecDeque::new(),
+            written: 0,
+            taken: 0,
+            left: 0,
+            arrived: 0,
+            flights: VecDeque::new(),
+            free_at: 0,
+            trap: None,
+            broken: false,
+        }
+    }
+}
+
+impl<F> Pipe<F> {
+    /// Writes a frame of so many bytes.
+    pub fn write(&mut self, bytes: u64, frame: F) {
+        self.written += bytes;
+        self.frames.push_back((self.written, frame));
+    }
+
+    /// Bytes that the socket has not taken.
+    pub fn unwritten(&self) -> u64 {
+        self.written - self.taken
+    }
+
+    /// The socket takes what it has room for; says how much.
+    pub fn take(&mut self, weather: &Weather) -> u64 {
+        let room = weather.buffer.saturating_sub(self.taken - self.left);
+        let taken = room.min(self.unwritten());
+        self.taken += taken;
+        taken
+    }
+
+    /// Bytes leave the socket.
+    pub fn depart(&mut self, now: u64, weather: &Weather) {
+        if weather.stalled {
+            return;
+        }
+        while self.left < self.taken {
+            let chunk = if weather.chunk == 0 { u64::MAX } else { weather.chunk };
+            let bytes = chunk.min(self.taken - self.left);
+            let (bytes, takes) = match weather.bandwidth {
+                // Chunks arrive one after the other.
+                0 => (bytes, u64::from(weather.chunk != 0)),
+                bandwidth => {
+                    let bytes = bytes.min(PACKET);
+                    (bytes, (bytes * 1_000_000 / bandwidth).max(1))
+                }
+            };
+            if weather.bandwidth != 0 && self.free_at > now {
+                return;
+            }
+            let sent_at = self.free_at.max(now) + takes;
+            self.free_at = sent_at;
+            self.left += bytes;
+            self.broken |= weather.silent;
+            if self.broken {
+                continue;
+            }
+            let before = self.flights.back().map_or(0, |(at, _)| *at);
+            self.flights.push_back(((sent_at + weather.delay).max(before), self.left));
+        }
+    }
+
+    /// When something happens next, if nothing is written.
+    pub fn next_at(&self, weather: &Weather) -> u64 {
+        let arrives = self.flights.front().map_or(u64::MAX, |(at, _)| *at);
+        let departs = self.left < self.taken && !weather.stalled;
+        arrives.min(if departs { self.free_at } else { u64::MAX })
+    }
+
+    /// What has arrived by now and was not looked at.
+    pub fn arrive(&mut self, now: u64) -> Option<Arrival> {
+        let (at, upto) = *self.flights.front()?;
+        if at > now {
+            return None;
+        }
+        if let Some((end, trap)) = self.trap.filter(|(end, _)| *end <= upto) {
+            if self.arrived < end {
+                let bytes = end - self.arrived;
+                self.arrived = end;
+                return Some(Arrival::Bytes(bytes));
+            }
+            self.trap = None;
+            self.flights.clear();
+            self.broken = true;
+            return (trap == Trap::Reset).then_some(Arrival::Reset);
+        }
+        self.flights.pop_front();
+        let bytes = upto - self.arrived;
+        self.arrived = upto;
+        Some(Arrival::Bytes(bytes))
+    }
+
+    /// The next frame that is whole.
+    pub fn read(&mut self) -> Option<F> {
+        let (end, _) = self.frames.front()?;
+        if *end > self.arrived {
+            return None;
+        }
+        self.frames.pop_front().map(|(_, frame)| frame)
+    }
+
+    /// Sets a trap so many bytes behind what has arrived.
+    pub fn trap(&mut self, bytes: u64, trap: Trap) {
+        self.trap = Some((self.arrived.saturating_add(bytes), trap));
+    }
+
+    /// Whether everything that is written arrives if the weather is fair: no byte was lost, and none
+    /// is going to be.
+    pub fn is_whole(&self) -> bool {
+        !self.broken && self.trap.is_none()
+    }
+}

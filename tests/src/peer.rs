@@ -1,0 +1,537 @@
+//! The other end: what a server makes of the frames that reach it.
+//!
+//! A [`Peer`] is the application. Its WebSocket library, which reads frames and answers pings, is the
+//! world's. So a peer is small: it reads the numbers of the messages in a frame, takes the messages
+//! in, and answers. Whether a message is refused the world decides; what is taken in the peer says.
+//!
+//! Four are here: [`PlainPeer`] knows nothing of the client, [`PositionalPeer`] answers each message
+//! in its turn, [`NamedPeer`] names what it answers, and [`NumberedPeer`] speaks
+//! [`Numbered`] and keeps an [`Inbox`].
+
+use bowline_core::{
+    Ack, Batch, Body, Dialect, Greeting, Inbox, InboxConfig, Lane, Level, MessageId, Nack, Offer,
+    Opened, OutboxId, Plain, Seq, Sink,
+    numbered::{self, Json, Messages, Numbered, NumberedConfig},
+};
+
+/// An application at the other end, and the dialect that the client speaks with it.
+pub trait Peer {
+    /// The dialect.
+    type Dialect: Dialect<Credentials = ()>;
+
+    /// Whether an answer names nothing, so that one too many or too few shifts all behind it.
+    const POSITIONAL: bool = false;
+
+    /// A dialect for a client.
+    fn dialect(&self) -> Self::Dialect;
+
+    /// A message with this number in it, of so many bytes or as many as it needs.
+    fn body(&self, message: u64, bytes: usize, level: Level) -> Body;
+
+    /// The number in a body that [`body`](Self::body) made.
+    fn message(&self, body: &Body) -> u64;
+
+    /// A client connects; what was before is over.
+    fn connect(&mut self) {}
+
+    /// The numbers of the messages in a frame; none in a greeting or a beat.
+    fn read(&self, frame: &Body, messages: &mut Vec<u64>);
+
+    /// Takes in a frame.
+    fn take(&mut self, frame: &Body, desk: &mut Desk);
+
+    /// A frame with a message of its own.
+    fn say(&self) -> Body {
+        Body::from("hello")
+    }
+
+    /// A frame that acknowledges what was never sent, just beyond or as far as can be.
+    fn lie(&self, _far: bool) -> Option<Body> {
+        None
+    }
+
+    /// Whether it would refuse what comes next, for what it has refused before.
+    fn is_refusing(&self) -> bool {
+        false
+    }
+
+    /// Loses what it remembers of its clients.
+    fn forget(&mut self) {}
+}
+
+/// Where an application decides and answers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Desk {
+    /// Messages to be refused: after how many others, and how.
+    pub(crate) refusals: Vec<(u64, Nack)>,
+    pub(crate) processed: Vec<u64>,
+    /// Each with whether it is an ack.
+    pub(crate) answers: Vec<(Body, bool)>,
+}
+
+impl Desk {
+    /// Whether this message is to be refused. Ask for each message that is new.
+    pub fn judge(&mut self) -> Option<Nack> {
+        let due = self.refusals.iter().position(|(after, _)| *after == 0);
+        for (after, _) in &mut self.refusals {
+            *after = after.saturating_sub(1);
+        }
+        due.map(|place| self.refusals.swap_remove(place).1)
+    }
+
+    /// The message is taken in.
+    pub fn processed(&mut self, message: u64) {
+        self.processed.push(message);
+    }
+
+    /// Acknowledges.
+    pub fn ack(&mut self, frame: Body) {
+        self.answers.push((frame, true));
+    }
+
+    /// Says something else.
+    pub fn answer(&mut self, frame: Body) {
+        self.answers.push((frame, false));
+    }
+}
+
+/// A body with a number in it, and what else is to be known.
+fn numbered_body(message: u64, bytes: usize, mark: u8) -> Body {
+    let mut body = Vec::with_capacity(bytes.max(9));
+    body.extend_from_slice(&message.to_le_bytes());
+    body.push(mark);
+    body.resize(bytes.max(9), 0);
+    Body::binary(body)
+}
+
+fn u64_at(bytes: &[u8], from: usize) -> Option<u64> {
+    bytes.get(from..from + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn message_in(body: &Body) -> u64 {
+    u64_at(body.as_bytes(), 0).unwrap_or(u64::MAX)
+}
+
+// ---- Plain --------------------------------------------------------------------------------------
+
+/// A server that takes everything and answers nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PlainPeer;
+
+impl Peer for PlainPeer {
+    type Dialect = Plain;
+
+    fn dialect(&self) -> Plain {
+        Plain
+    }
+
+    fn body(&self, message: u64, bytes: usize, _: Level) -> Body {
+        numbered_body(message, bytes, 0)
+    }
+
+    fn message(&self, body: &Body) -> u64 {
+        message_in(body)
+    }
+
+    fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
+        messages.push(message_in(frame));
+    }
+
+    fn take(&mut self, frame: &Body, desk: &mut Desk) {
+        desk.processed(message_in(frame));
+    }
+}
+
+// ---- Positional ---------------------------------------------------------------------------------
+
+/// A dialect whose answers name nothing: `a` is an ack of the next message in turn, `n` and `r`
+/// refuse it, for the moment and for good. With a greeting it says `hello` and awaits `w`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Positional {
+    /// Whether it greets.
+    pub greets: bool,
+}
+
+impl Dialect for Positional {
+    type Message = Body;
+    type Inbound = Body;
+    type Credentials = ();
+    type Error = core::convert::Infallible;
+
+    const ACKS: bool = true;
+
+    fn encode(message: Body) -> Result<Body, (Body, Self::Error)> {
+        Ok(message)
+    }
+
+    fn greet(&mut self, _: &Opened<()>) -> Greeting {
+        if self.greets {
+            Greeting { frames: vec!["hello".into()], awaits_answer: true }
+        } else {
+            Greeting::default()
+        }
+    }
+
+    fn decode(&mut self, body: Body, sink: &mut Sink<Body>) {
+        match body.as_bytes().as_ref() {
+            b"a" => sink.ack(Ack::Next),
+            b"n" => sink.nack(Ack::Next, Nack::Transient),
+            b"r" => sink.nack(Ack::Next, Nack::Permanent),
+            b"w" => sink.greeted(),
+            b"?" => {
+                sink.violation();
+                sink.reply("what?");
+            }
+            _ => drop(sink.inbound(body)),
+        }
+    }
+}
+
+/// A message that wants an ack.
+const WANTS_ACK: u8 = 1;
+
+fn static_frame(letter: &'static [u8]) -> Body {
+    Body::binary(bytes::Bytes::from_static(letter))
+}
+
+/// A server that answers each message of level `Acked` in its turn. Behind one that it refuses for
+/// the moment it refuses everything, until the sender has gone back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PositionalPeer {
+    greets: bool,
+    /// The messages that were refused since the sender last went back. It has gone back when one of
+    /// them comes again.
+    refusing: Vec<u64>,
+    /// What was refused for good, and stays so.
+    rejected: Vec<u64>,
+}
+
+impl PositionalPeer {
+    /// A server that awaits a greeting, or not.
+    pub fn new(greets: bool) -> Self {
+        Self { greets, ..Self::default() }
+    }
+}
+
+impl Peer for PositionalPeer {
+    type Dialect = Positional;
+
+    const POSITIONAL: bool = true;
+
+    fn dialect(&self) -> Positional {
+        Positional { greets: self.greets }
+    }
+
+    fn body(&self, message: u64, bytes: usize, level: Level) -> Body {
+        numbered_body(message, bytes, u8::from(level == Level::Acked))
+    }
+
+    fn message(&self, body: &Body) -> u64 {
+        message_in(body)
+    }
+
+    fn connect(&mut self) {
+        self.refusing.clear();
+    }
+
+    fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
+        if frame.len() >= 9 {
+            messages.push(message_in(frame));
+        }
+    }
+
+    fn take(&mut self, frame: &Body, desk: &mut Desk) {
+        match frame.as_bytes().as_ref() {
+            b"hello" => return desk.answer(static_frame(b"w")),
+            b"what?" => return,
+            _ => {}
+        }
+        let message = message_in(frame);
+        let wants_ack = frame.as_bytes()[8] == WANTS_ACK;
+        if !self.refusing.is_empty() && !self.refusing.contains(&message) {
+            self.refusing.push(message);
+            if wants_ack {
+                desk.answer(static_frame(b"n"));
+            }
+            return;
+        }
+        self.refusing.clear();
+        // What awaits no answer cannot be refused.
+        let again = self.rejected.contains(&message).then_some(Nack::Permanent);
+        match if wants_ack { again.or_else(|| desk.judge()) } else { None } {
+            None => {
+                desk.processed(message);
+                if wants_ack {
+                    desk.ack(static_frame(b"a"));
+                }
+            }
+            Some(Nack::Transient) => {
+                self.refusing.push(message);
+                desk.answer(static_frame(b"n"));
+            }
+            Some(Nack::Permanent) => {
+                self.rejected.push(message);
+                desk.answer(static_frame(b"r"));
+            }
+        }
+    }
+
+    fn say(&self) -> Body {
+        static_frame(b"say")
+    }
+
+    fn is_refusing(&self) -> bool {
+        !self.refusing.is_empty()
+    }
+
+    fn lie(&self, _: bool) -> Option<Body> {
+        Some(static_frame(b"a"))
+    }
+}
+
+// ---- Named --------------------------------------------------------------------------------------
+
+/// A dialect in which an answer is a list of letters with a number: `o` is an ack of that one, `u`
+/// of all up to it, `g` refuses it for the moment with all that was sent behind it, `r` refuses it
+/// for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Named;
+
+const NAME: usize = 24;
+
+fn name_in(bytes: &[u8]) -> Option<MessageId> {
+    let outbox: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
+    let seq = u64_at(bytes, 16)?;
+    Some(MessageId { outbox: OutboxId::new(u128::from_le_bytes(outbox)), seq: Seq::new(seq) })
+}
+
+fn named(letter: u8, id: MessageId) -> Body {
+    let mut frame = Vec::with_capacity(1 + NAME);
+    frame.push(letter);
+    put_name(&mut frame, id);
+    Body::binary(frame)
+}
+
+fn put_name(frame: &mut Vec<u8>, id: MessageId) {
+    frame.extend_from_slice(&id.outbox.get().to_le_bytes());
+    frame.extend_from_slice(&id.seq.get().to_le_bytes());
+}
+
+impl Dialect for Named {
+    type Message = Body;
+    type Inbound = Body;
+    type Credentials = ();
+    type Error = core::convert::Infallible;
+
+    const ACKS: bool = true;
+
+    fn encode(message: Body) -> Result<Body, (Body, Self::Error)> {
+        Ok(message)
+    }
+
+    fn frame(&mut self, batch: Batch<'_>) -> (Body, usize) {
+        let item = batch.first();
+        let mut frame = Vec::with_capacity(NAME + 8 + item.body.len());
+        put_name(&mut frame, item.id);
+        frame.extend_from_slice(&batch.base().get().to_le_bytes());
+        frame.extend_from_slice(item.body.as_bytes());
+        (Body::binary(frame), 1)
+    }
+
+    fn decode(&mut self, body: Body, sink: &mut Sink<Body>) {
+        if body.as_bytes().first() == Some(&b's') {
+            return drop(sink.inbound(body));
+        }
+        for said in body.as_bytes().chunks(1 + NAME) {
+            let Some(id) = name_in(&said[1..]) else { return sink.violation() };
+            match said[0] {
+                b'o' => sink.ack(Ack::OneOf(id)),
+                b'u' => sink.ack(Ack::UpToOf(id)),
+                b'g' => sink.nack_from(id, Nack::Transient),
+                b'r' => sink.nack_from(id, Nack::Permanent),
+                _ => sink.violation(),
+            }
+        }
+    }
+}
+
+/// A server that answers messages by name: one in two for itself, the others up to it. Behind one
+/// that it refuses it drops everything, until the sender has gone back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedPeer {
+    inbox: Inbox,
+    lane: Lane,
+    newest: Option<MessageId>,
+}
+
+impl Default for NamedPeer {
+    fn default() -> Self {
+        let mut inbox = fresh_inbox();
+        Self { lane: inbox.connect(), inbox, newest: None }
+    }
+}
+
+fn fresh_inbox() -> Inbox {
+    Inbox::new(InboxConfig::default()).expect("the defaults are in their ranges")
+}
+
+impl Peer for NamedPeer {
+    type Dialect = Named;
+
+    fn dialect(&self) -> Named {
+        Named
+    }
+
+    fn body(&self, message: u64, bytes: usize, level: Level) -> Body {
+        numbered_body(message, bytes, u8::from(level == Level::Acked))
+    }
+
+    fn message(&self, body: &Body) -> u64 {
+        message_in(body)
+    }
+
+    fn connect(&mut self) {
+        self.lane = self.inbox.connect();
+    }
+
+    fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
+        messages.extend(u64_at(frame.as_bytes(), NAME + 8));
+    }
+
+    fn take(&mut self, frame: &Body, desk: &mut Desk) {
+        let bytes = frame.as_bytes();
+        let (Some(id), Some(base), Some(message)) =
+            (name_in(bytes), u64_at(bytes, NAME), u64_at(bytes, NAME + 8))
+        else {
+            return;
+        };
+        self.newest = Some(id);
+        let news = desk.processed.len();
+        offer(&mut self.inbox, self.lane, id, Seq::new(base), message, desk);
+        let is_new = desk.processed.len() > news;
+        while let Some(answer) = self.inbox.poll(self.lane) {
+            match answer {
+                bowline_core::Answer::Ack(id) => {
+                    // Of a duplicate the sender may have missed the acks of others too.
+                    let alone = is_new && id.seq.get() % 2 == 0;
+                    let letter = if alone { b'o' } else { b'u' };
+                    desk.ack(named(letter, id));
+                }
+                bowline_core::Answer::Nack(id, Nack::Transient) => desk.answer(named(b'g', id)),
+                bowline_core::Answer::Nack(id, Nack::Permanent) => desk.answer(named(b'r', id)),
+            }
+        }
+    }
+
+    fn say(&self) -> Body {
+        static_frame(b"say")
+    }
+
+    fn lie(&self, far: bool) -> Option<Body> {
+        self.newest.map(|id| named(b'u', beyond(id, far)))
+    }
+
+    fn forget(&mut self) {
+        self.inbox = fresh_inbox();
+        self.lane = self.inbox.connect();
+    }
+}
+
+fn offer(inbox: &mut Inbox, lane: Lane, id: MessageId, base: Seq, message: u64, desk: &mut Desk) {
+    if inbox.offer(lane, id, base) != Offer::New {
+        return;
+    }
+    let stored = match desk.judge() {
+        Some(nack) => inbox.refuse(id, nack),
+        None => {
+            desk.processed(message);
+            inbox.done(id)
+        }
+    };
+    stored.expect("what is new is in progress");
+}
+
+fn beyond(id: MessageId, far: bool) -> MessageId {
+    let seq = if far { u64::MAX } else { id.seq.get().saturating_add(1_000_000) };
+    MessageId { seq: Seq::new(seq), ..id }
+}
+
+// ---- Numbered -----------------------------------------------------------------------------------
+
+/// A server that speaks [`Numbered`] and keeps an [`Inbox`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NumberedPeer {
+    inbox: Inbox,
+    lane: Lane,
+    newest: Option<MessageId>,
+}
+
+impl Default for NumberedPeer {
+    fn default() -> Self {
+        let mut inbox = fresh_inbox();
+        Self { lane: inbox.connect(), inbox, newest: None }
+    }
+}
+
+impl Peer for NumberedPeer {
+    type Dialect = Numbered;
+
+    fn dialect(&self) -> Numbered {
+        let config = NumberedConfig { max_frame_messages: 3, ..NumberedConfig::default() };
+        Numbered::new(config).expect("the settings are in their ranges")
+    }
+
+    fn body(&self, message: u64, bytes: usize, _: Level) -> Body {
+        Body::text(format!("{message:<bytes$}"))
+    }
+
+    fn message(&self, body: &Body) -> u64 {
+        json_number(body.as_text().unwrap_or_default())
+    }
+
+    fn connect(&mut self) {
+        self.lane = self.inbox.connect();
+    }
+
+    fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
+        if let Ok(frame) = Messages::parse(frame) {
+            messages.extend(frame.messages.iter().map(|(_, data)| json_number(data.as_str())));
+        }
+    }
+
+    fn take(&mut self, frame: &Body, desk: &mut Desk) {
+        let Ok(Messages { outbox, base, messages }) = Messages::parse(frame) else { return };
+        for (seq, data) in messages {
+            let id = MessageId { outbox, seq };
+            self.newest = Some(id);
+            offer(&mut self.inbox, self.lane, id, base, json_number(data.as_str()), desk);
+        }
+        let lane = self.lane;
+        let mut only_acks = true;
+        let answers = core::iter::from_fn(|| self.inbox.poll(lane))
+            .inspect(|answer| only_acks &= matches!(answer, bowline_core::Answer::Ack(_)));
+        let reply = numbered::reply(answers, None);
+        if let Some(reply) = reply {
+            desk.answers.push((reply, only_acks));
+        }
+    }
+
+    fn say(&self) -> Body {
+        let json = Json::from_text("true").ok();
+        numbered::reply([], json.as_ref()).unwrap_or_else(|| Body::from("{}"))
+    }
+
+    fn lie(&self, far: bool) -> Option<Body> {
+        let id = beyond(self.newest?, far);
+        numbered::reply([bowline_core::Answer::Ack(id)], None)
+    }
+
+    fn forget(&mut self) {
+        self.inbox = fresh_inbox();
+        self.lane = self.inbox.connect();
+    }
+}
+
+fn json_number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! Runs traces: one, or all that a range of seeds makes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bowline_core::{ClientConfig, OutboxId};
+use proptest::{
+    strategy::{NewTree, Strategy, ValueTree},
+    test_runner::{Config, TestRng, TestRunner},
+};
+
+use crate::{
+    op::Op,
+    oracle::{Oracle, Rules},
+    peer::{NamedPeer, NumberedPeer, Peer, PlainPeer, PositionalPeer},
+    settings::{Chance, Language, Settings},
+    statement::{Statement, Violation},
+    trace::Trace,
+    transcript::Transcript,
+    world::{Witness, World},
+};
+
+/// How a run ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome<W> {
+    /// Inputs to the client and outputs polled.
+    pub events: u64,
+    /// What should not have been seen, if there was something.
+    pub violation: Option<Violation>,
+    /// The witness; none if the run has panicked.
+    pub witness: Option<W>,
+}
+
+/// What the oracle must know to judge a world with these settings.
+pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
+    Rules { greets: settings.greets, ..Rules::new(settings.config(), outbox) }
+}
+
+/// Runs a trace before a witness, who is made with the name of the first outbox.
+pub fn run<W: Witness>(trace: &Trace, witness: impl FnOnce(OutboxId) -> W) -> Outcome<W> {
+    let Trace { settings, ops } = trace;
+    let config = settings.config();
+    let dice = (settings.chance, settings.seed);
+    match settings.language {
+        Language::Plain => run_in(config, PlainPeer, dice, ops, witness),
+        Language::Positional => {
+            run_in(config, PositionalPeer::new(settings.greets), dice, ops, witness)
+        }
+        Language::Named => run_in(config, NamedPeer::default(), dice, ops, witness),
+        Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, witness),
+    }
+}
+
+/// Lets ops happen in a world with a client's settings and a peer, then the quiet phase.
+///
+/// # Panics
+/// The settings are out of their ranges.
+pub fn run_in<P: Peer, W: Witness>(
+    config: ClientConfig,
+    peer: P,
+    dice: (Chance, u64),
+    ops: &[Op],
+    witness: impl FnOnce(OutboxId) -> W,
+) -> Outcome<W> {
+    let mut world = match World::new(config, peer, dice, witness) {
+        Ok(world) => world,
+        Err(error) => panic!("{error}"),
+    };
+    let mut at = None;
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        for op in ops {
+            at = Some(*op);
+            world.apply(op)?;
+        }
+        at = None;
+        world.quiet()
+    }));
+    let (violation, whole) = match ended {
+        Ok(ended) => (ended.err(), true),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_default();
+            let place = at.map_or("in the quiet phase".to_owned(), |op| format!("at \"{op}\""));
+            let text = format!("a panic {place}: {text}");
+            (Some(Violation { statement: Statement::R6, at: world.time(), text }), true)
+        }
+    };
+    let events = world.events();
+    Outcome { events, violation, witness: whole.then(|| world.into_witness()) }
+}
+
+/// Runs a trace before the oracle.
+pub fn judge(trace: &Trace) -> Outcome<Oracle> {
+    run(trace, |outbox| Oracle::new(rules(&trace.settings, outbox)))
+}
+
+/// Runs a trace before the oracle and writes it down.
+pub fn tell(trace: &Trace) -> (Option<Violation>, String) {
+    let outcome =
+        run(trace, |outbox| (Transcript::default(), Oracle::new(rules(&trace.settings, outbox))));
+    let text = outcome.witness.map(|(transcript, _)| transcript.text().to_owned());
+    (outcome.violation, text.unwrap_or_default())
+}
+
+/// The smallest part of a trace that can be found which fails as the whole does: ops are left out,
+/// numbers made smaller.
+pub fn shrink(trace: &Trace, mut fails: impl FnMut(&Trace) -> bool) -> Trace {
+    let mut best = trace.clone();
+    loop {
+        let before = best.ops.clone();
+        let mut runner = TestRunner::new_with_rng(
+            Config::default(),
+            TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+        );
+        let given: Vec<Given> = best.ops.iter().map(|op| Given(*op)).collect();
+        let Ok(mut tree) = given.new_tree(&mut runner) else { return best };
+        let mut more = tree.simplify();
+        while more {
+            let ops = tree.current().into_iter().flatten().collect();
+            let smaller = Trace { ops, ..best.clone() };
+            if fails(&smaller) {
+                best = smaller;
+                more = tree.simplify();
+            } else {
+                more = tree.complicate();
+            }
+        }
+        if best.ops == before {
+            return best;
+        }
+    }
+}
+
+/// The strategy of one op that is given: it shrinks to none, else to a smaller number.
+#[derive(Clone, Copy, Debug)]
+struct Given(Op);
+
+impl Strategy for Given {
+    type Tree = OpTree;
+    type Value = Option<Op>;
+
+    fn new_tree(&self, _: &mut TestRunner) -> NewTree<Self> {
+        Ok(OpTree { op: self.0, there: true, tried: false, number: None })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OpTree {
+    op: Op,
+    there: bool,
+    tried: bool,
+    number: Option<proptest::num::u64::BinarySearch>,
+}
+
+impl ValueTree for OpTree {
+    type Value = Option<Op>;
+
+    fn current(&self) -> Option<Op> {
+        let mut op = self.op;
+        if let (Some(place), Some(number)) = (op.number(), &self.number) {
+            *place = number.current();
+        }
+        self.there.then_some(op)
+    }
+
+    fn simplify(&mut self) -> bool {
+        if !self.tried {
+            self.tried = true;
+            self.there = false;
+            return true;
+        }
+        if !self.there {
+            return false;
+        }
+        let mut op = self.op;
+        let Some(place) = op.number() else { return false };
+        self.number.get_or_insert_with(|| proptest::num::u64::BinarySearch::new(*place)).simplify()
+    }
+
+    fn complicate(&mut self) -> bool {
+        if !self.there {
+            // It is needed.
+            self.there = true;
+            return true;
+        }
+        self.number.as_mut().is_some_and(|number| number.complicate())
+    }
+}

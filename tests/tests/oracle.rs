@@ -1,0 +1,466 @@
+//! The oracle is alive: for each statement there is a history that it refuses with exactly that
+//! statement, and one beside it, with the fault taken out, that it accepts.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use bowline_core::{
+    Ack, Amount, Attempt, Backoff, ClientConfig, ConnectionConfig, Deadline, FailReason, Fate,
+    Instant, Jitter, Level, Loss, MessageId, Nack, OnSuspected, OutboxConfig, OutboxId, Ping,
+    Refused, Seq, Signal, Timer, Wire,
+};
+use bowline_testkit::{
+    history::{Content, Gauges, Moment, Seen},
+    oracle::{Oracle, Rules},
+    statement::{Judge, Statement, Violation},
+    twice,
+};
+
+type Judged = Result<(), Violation>;
+
+#[test]
+fn every_statement_has_a_history_that_is_refused_with_it_and_one_that_is_not() {
+    for statement in Statement::ALL {
+        match statement.judge() {
+            Judge::Oracle => {
+                assert_eq!(judge(&good(statement)), Ok(()), "{statement}");
+                let refused = judge(&bad(statement)).map_err(|violation| violation.statement);
+                assert_eq!(refused, Err(statement), "{:?}", judge(&bad(statement)));
+            }
+            Judge::Twice => {
+                let one = Story::sent();
+                assert_eq!(compare(statement, &one, &same(statement)), Ok(()), "{statement}");
+                let refused = compare(statement, &one, &other(statement));
+                assert_eq!(refused.map_err(|violation| violation.statement), Err(statement));
+            }
+            Judge::Tests(folder) => {
+                let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+                let name = format!("{statement:?}");
+                let names_it = fs::read_dir(&folder).expect("the folder is there").any(|file| {
+                    let path = file.expect("the folder can be read").path();
+                    let text = fs::read_to_string(path).unwrap_or_default();
+                    text.split(|c: char| !c.is_alphanumeric()).any(|word| word == name)
+                });
+                assert!(names_it, "no test in {} is named {name}", folder.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn all_statements_are_listed_and_no_two_say_the_same() {
+    let texts: BTreeSet<&str> = Statement::ALL.iter().map(|statement| statement.text()).collect();
+    let numbers: BTreeSet<Statement> = Statement::ALL.into_iter().collect();
+    assert_eq!((texts.len(), numbers.len()), (Statement::ALL.len(), Statement::ALL.len()));
+    let s4 = Statement::S4.to_string();
+    assert_eq!(s4, "S4: first deliveries are a subsequence of the push order");
+}
+
+// ---- Histories that are refused -----------------------------------------------------------------
+
+/// The fault is in the last moments.
+fn bad(statement: Statement) -> Story {
+    use Statement::*;
+    match statement {
+        S1 => Story::up().push(1).send_as(1, 2),
+        S2 => Story::sent().pinged_and_ponged().delivered(1).delivered(1),
+        S3 => Story::sent().delivered(1),
+        S4 => Story::up().push(1).push(2).send(1).send(2).arrives(2).arrives(1),
+        S5 => Story::up().push(1).push(2).send(2),
+        S6 => Story::sent().send(1),
+        S7 => Story::sent().hear(Ack::UpTo(Seq::new(u64::MAX))).delivered(1),
+        S8 => Story::sent().cancel(1).failed(1, FailReason::Cancelled, Fate::NotSent),
+        S9 => Story::up().push(1).refused().push_as(2, 3),
+        S10 => Story::dialed().push(1).opened().send(1),
+        S11 => {
+            let replayed = Story::sent().lost(Loss::Io).redial().probed().send(1);
+            replayed.pong_of(1).delivered(1)
+        }
+        S12 => Story::up().dial(2),
+        S13 => Story::up().see(Seen::Stop).see(Seen::Closes(A1)).lost(Loss::Eof).dial(2),
+        S14 => Story::restored().push(2).send_of(1, OutboxId::new(8)),
+        S15 => {
+            let cancelled = Story::up().push(1).cancel(1);
+            cancelled.failed(1, FailReason::Cancelled, Fate::NotSent).send(1)
+        }
+        X1 => Story::sent().lost(Loss::Io).failed(1, FailReason::Exhausted, Fate::MaybeDelivered),
+        X4 => {
+            let two = Story::settling().up_again().push(1).push(2).send(1).send(2).lost(Loss::Io);
+            two.failed(1, FailReason::Suspected, Fate::MaybeDelivered)
+        }
+        X5 => Story::up().push(1).cancel(1).waits(),
+        L1 => Story::dialed().opened().greeted_never().later(2_000).see(Seen::Aborts(A1)),
+        L2 => Story::up().push(1).quiet().later(10_000_000).see(Seen::Ended),
+        L3 => Story::dialed().see(Seen::Waits { wire: Wire::Ready, deadline: None }),
+        L4 => Story::up().later(1_000).see(Seen::Aborts(A1)),
+        L5 => Story::up().see(Seen::Stop).see(Seen::Closes(A1)).later(5_000).waits(),
+        L6 => Story::up().later(10).waits_until(10, Timer::Stable),
+        L7 => Story::up().probed().push(1).later(20_000).send(1),
+        R1 => Story::up().push(1).gauges(|gauges| gauges.held.messages = 100),
+        R2 => Story::up().lost(Loss::Io).redial_after(400),
+        R3 => Story::up().lost(Loss::Io).waits_until(3_000, Timer::Redial),
+        R4 => Story::up().lost(Loss::Closed { code: Some(1012) }).redial_after(4_000),
+        R6 => Story::up().see(Seen::Waits {
+            wire: Wire::Ready,
+            deadline: Some(Deadline { at: Instant::NEVER, timer: Timer::Ping }),
+        }),
+        X2 | X3 | L8 | R5 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
+    }
+}
+
+/// The same without the fault.
+fn good(statement: Statement) -> Story {
+    use Statement::*;
+    match statement {
+        S1 => Story::up().push(1).send_as(1, 1),
+        S2 | S3 => Story::sent().pinged_and_ponged().delivered(1),
+        S4 => Story::up().push(1).push(2).send(1).send(2).arrives(1).arrives(2).arrives(1),
+        S5 => Story::up().push(1).push(2).send(1).send(2),
+        S6 => Story::sent().nack(1).later(500).send(1),
+        S7 => Story::sent().hear(Ack::UpTo(Seq::new(u64::MAX))).waits_pinged(),
+        S8 => Story::sent().cancel(1).failed(1, FailReason::Cancelled, Fate::MaybeDelivered),
+        S9 => Story::up().push(1).refused().push_as(2, 2),
+        S10 => Story::dialed().push(1).opened().greeted().send(1),
+        S11 => Story::sent().lost(Loss::Io).redial().probed().send(1).pong_of(1),
+        S12 => Story::up().lost(Loss::Io).redial(),
+        S13 => {
+            let stopped = Story::up().see(Seen::Stop).see(Seen::Closes(A1)).lost(Loss::Eof);
+            stopped.see(Seen::Start).dial(2)
+        }
+        S14 => Story::restored().push(2).send(1),
+        S15 => Story::up().push(1).cancel(1).failed(1, FailReason::Cancelled, Fate::NotSent),
+        X1 => Story::exhausted(),
+        X4 => {
+            let one = Story::settling().up_again().push(1).send(1).lost(Loss::Io);
+            one.failed(1, FailReason::Suspected, Fate::MaybeDelivered)
+        }
+        X5 => {
+            let cancelled = Story::up().push(1).cancel(1);
+            cancelled.failed(1, FailReason::Cancelled, Fate::NotSent).waits()
+        }
+        L1 => Story::dialed().opened().greeted_never().later(10_000).see(Seen::Aborts(A1)),
+        L2 => {
+            let quiet = Story::up().push(1).quiet().send(1).pinged_and_ponged().delivered(1);
+            quiet.later(10_000_000).see(Seen::Ended)
+        }
+        L3 => Story::dialed().waits(),
+        L4 => Story::up().pinged(0).flushed().later(30_000).see(Seen::Aborts(A1)),
+        L5 => Story::up()
+            .see(Seen::Stop)
+            .see(Seen::Closes(A1))
+            .later(5_000)
+            .aborts()
+            .waits_for_nothing(),
+        L6 => Story::up().later(10).waits_until(11, Timer::Stable),
+        L7 => Story::up().probed().push(1).later(20_000).pinged(0).send(1),
+        R1 => Story::up().push(1).gauges(|_| {}),
+        R2 => Story::up().lost(Loss::Io).redial_after(500),
+        R3 => Story::up().lost(Loss::Io).waits_until(1_000, Timer::Redial),
+        R4 => Story::up().lost(Loss::Closed { code: Some(1012) }).redial_after(5_000),
+        R6 => Story::up().waits(),
+        X2 | X3 | L8 | R5 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
+    }
+}
+
+// ---- Pairs of histories -------------------------------------------------------------------------
+
+const SHIFT: Duration = Duration::from_secs(7);
+
+fn compare(statement: Statement, one: &Story, other: &Story) -> Judged {
+    let (one, other) = (&one.moments, &other.moments);
+    match statement {
+        Statement::X2 => twice::same_dials(statement, one, other),
+        Statement::X3 => {
+            twice::same_dials(statement, one, other)?;
+            twice::same_fates(statement, one, other)
+        }
+        Statement::D3 => twice::same_fates(statement, one, other),
+        Statement::D6 => twice::shifted_outputs(statement, one, other, SHIFT),
+        _ => twice::same_outputs(statement, one, other),
+    }
+}
+
+/// Another run with the same of what matters.
+fn same(statement: Statement) -> Story {
+    match statement {
+        Statement::X2 => Story::up(),
+        Statement::D5 => Story::sent().see(Seen::Tick),
+        Statement::D6 => Story::sent().shifted(SHIFT),
+        _ => Story::sent(),
+    }
+}
+
+/// Another run with something else.
+fn other(statement: Statement) -> Story {
+    match statement {
+        Statement::X2 => Story::up().lost(Loss::Io).redial(),
+        Statement::X3 | Statement::D3 => {
+            Story::sent().cancel(1).failed(1, FailReason::Cancelled, Fate::MaybeDelivered)
+        }
+        Statement::D6 => Story::sent().shifted(SHIFT * 2),
+        _ => Story::sent().pinged(1),
+    }
+}
+
+// ---- Telling a story ----------------------------------------------------------------------------
+
+const A1: Attempt = Attempt::new(1);
+const OUTBOX: OutboxId = OutboxId::new(7);
+
+/// A history that is being told. Messages are of level Received; a message is its own place.
+#[derive(Clone)]
+struct Story {
+    rules: Rules,
+    now: Instant,
+    attempt: Attempt,
+    outbox: OutboxId,
+    moments: Vec<Moment>,
+}
+
+fn judge(story: &Story) -> Judged {
+    let mut oracle = Oracle::new(story.rules.clone());
+    story.moments.iter().try_for_each(|moment| oracle.see(moment))
+}
+
+impl Story {
+    fn new() -> Self {
+        let backoff = Backoff { jitter: Jitter::Equal, ..Backoff::default() };
+        let config = ClientConfig {
+            connection: ConnectionConfig { backoff, ..ConnectionConfig::default() },
+            outbox: OutboxConfig {
+                max_messages: 50,
+                window_messages: 50,
+                retry_budget: 1,
+                suspect_limit: 1,
+                ..OutboxConfig::default()
+            },
+        };
+        let mut rules = Rules::new(config, OUTBOX);
+        rules.greets = true;
+        let moments = Vec::new();
+        Self { rules, now: Instant::ZERO, attempt: A1, outbox: OUTBOX, moments }
+    }
+
+    fn dialed() -> Self {
+        Self::new().see(Seen::Start).see(Seen::Dials(A1))
+    }
+
+    fn up() -> Self {
+        Self::dialed().opened().greeted()
+    }
+
+    /// Message 1 is in flight.
+    fn sent() -> Self {
+        Self::up().push(1).send(1)
+    }
+
+    /// Restored with message 1 in flight.
+    fn restored() -> Self {
+        let mut story = Self::sent().see(Seen::Snapshot).see(Seen::Crashed);
+        story.outbox = OutboxId::new(8);
+        let outbox = story.outbox;
+        let story = story.see(Seen::Restored { outbox }).see(Seen::Start).see(Seen::Dials(A1));
+        story.opened().greeted()
+    }
+
+    fn settling() -> Self {
+        let mut story = Self::new();
+        story.rules.config.outbox.on_suspected = OnSuspected::Settle;
+        story.see(Seen::Start).see(Seen::Dials(A1))
+    }
+
+    /// With a budget of 1, refused twice.
+    fn exhausted() -> Self {
+        let twice = Self::sent().nack(1).later(500).send(1).nack(1);
+        twice.failed(1, FailReason::Exhausted, Fate::MaybeDelivered)
+    }
+
+    fn see(mut self, seen: Seen) -> Self {
+        self.moments.push(Moment::new(self.now, seen));
+        self
+    }
+
+    fn shifted(mut self, by: Duration) -> Self {
+        for moment in &mut self.moments {
+            moment.at = moment.at + by;
+        }
+        self
+    }
+
+    /// Milliseconds pass.
+    fn later(mut self, millis: u64) -> Self {
+        self.now = self.now + Duration::from_millis(millis);
+        self.see(Seen::Tick)
+    }
+
+    fn opened(self) -> Self {
+        let a = self.attempt;
+        self.see(Seen::PeerOpened(a)).see(Seen::Opened(a))
+    }
+
+    fn greeted(self) -> Self {
+        let (attempt, signal) = (self.attempt, Signal::Greeted);
+        self.see(Seen::Signalled { attempt, signal, honest: true })
+    }
+
+    fn greeted_never(self) -> Self {
+        let a = self.attempt;
+        let content = Content::Greeting;
+        self.see(Seen::Sends { attempt: a, content, wire: Wire::Ready })
+    }
+
+    fn up_again(self) -> Self {
+        self.opened().greeted()
+    }
+
+    fn lost(self, loss: Loss) -> Self {
+        let a = self.attempt;
+        self.see(Seen::Lost(a, loss))
+    }
+
+    fn dial(mut self, attempt: u64) -> Self {
+        self.attempt = Attempt::new(attempt);
+        let a = self.attempt;
+        self.see(Seen::Dials(a))
+    }
+
+    /// The next attempt, as late as it may be, up.
+    fn redial(self) -> Self {
+        self.redial_after(1_000)
+    }
+
+    fn redial_after(self, millis: u64) -> Self {
+        let next = self.attempt.get() + 1;
+        self.later(millis).dial(next).opened().greeted()
+    }
+
+    /// The first ping of a link was answered.
+    fn probed(self) -> Self {
+        self.pinged(0).flushed().ponged(0)
+    }
+
+    fn push(self, message: u64) -> Self {
+        self.push_as(message, message)
+    }
+
+    fn push_as(self, message: u64, seq: u64) -> Self {
+        let (seq, level) = (Seq::new(seq), Level::Received);
+        self.see(Seen::Pushed { message, seq, size: 10, level, ttl: None })
+    }
+
+    fn refused(self) -> Self {
+        let size = 10_000_000;
+        let reason = Refused::TooLarge { size, limit: 1 << 20 };
+        self.see(Seen::Refused { size, reason })
+    }
+
+    fn cancel(self, seq: u64) -> Self {
+        self.see(Seen::Cancel(Seq::new(seq)))
+    }
+
+    fn send(self, seq: u64) -> Self {
+        self.send_as(seq, seq)
+    }
+
+    fn send_as(self, seq: u64, message: u64) -> Self {
+        let id = MessageId { outbox: OUTBOX, seq: Seq::new(seq) };
+        self.sends(Content::Message { id, message, first: true })
+    }
+
+    fn send_of(self, seq: u64, outbox: OutboxId) -> Self {
+        let id = MessageId { outbox, seq: Seq::new(seq) };
+        self.sends(Content::Message { id, message: seq, first: true })
+    }
+
+    fn sends(self, content: Content) -> Self {
+        let attempt = self.attempt;
+        self.see(Seen::Sends { attempt, content, wire: Wire::Ready })
+    }
+
+    fn pinged(self, seq: u64) -> Self {
+        let ping = Ping { attempt: self.attempt, seq: Seq::new(seq) };
+        self.sends(Content::Ping(ping))
+    }
+
+    fn ponged(self, seq: u64) -> Self {
+        let ping = Ping { attempt: self.attempt, seq: Seq::new(seq) };
+        let a = self.attempt;
+        self.see(Seen::Ponged(a, ping))
+    }
+
+    fn pinged_and_ponged(self) -> Self {
+        self.pinged(1).arrives(1).ponged(1)
+    }
+
+    /// A pong of the first attempt for message 1, late.
+    fn pong_of(self, attempt: u64) -> Self {
+        let a = Attempt::new(attempt);
+        self.see(Seen::Ponged(a, Ping { attempt: a, seq: Seq::new(1) }))
+    }
+
+    fn flushed(self) -> Self {
+        let a = self.attempt;
+        self.see(Seen::Flushed(a))
+    }
+
+    fn hear(self, ack: Ack) -> Self {
+        let (attempt, signal) = (self.attempt, Signal::Ack(ack));
+        self.see(Seen::Signalled { attempt, signal, honest: false })
+    }
+
+    fn nack(self, seq: u64) -> Self {
+        let signal = Signal::Nack(Ack::One(Seq::new(seq)), Nack::Transient);
+        let attempt = self.attempt;
+        self.see(Seen::Signalled { attempt, signal, honest: true })
+    }
+
+    fn arrives(self, message: u64) -> Self {
+        let attempt = self.attempt;
+        self.see(Seen::Arrived { attempt, message })
+    }
+
+    fn delivered(self, seq: u64) -> Self {
+        let (first, last) = (Seq::new(seq), Seq::new(seq));
+        self.see(Seen::Delivered { first, last })
+    }
+
+    fn failed(self, seq: u64, reason: FailReason, fate: Fate) -> Self {
+        let id = MessageId { outbox: OUTBOX, seq: Seq::new(seq) };
+        self.see(Seen::Failed { message: seq, id, reason, fate })
+    }
+
+    fn aborts(self) -> Self {
+        let a = self.attempt;
+        self.see(Seen::Aborts(a))
+    }
+
+    fn quiet(self) -> Self {
+        self.see(Seen::Quiet { trip: Duration::from_millis(40) })
+    }
+
+    fn waits(self) -> Self {
+        let millis = self.now.as_micros() / 1_000 + 1;
+        self.waits_until(millis, Timer::Ping)
+    }
+
+    fn waits_until(self, millis: u64, timer: Timer) -> Self {
+        let at = Instant::from_micros(millis * 1_000);
+        let deadline = Some(Deadline { at, timer });
+        self.see(Seen::Waits { wire: Wire::Ready, deadline })
+    }
+
+    fn waits_pinged(self) -> Self {
+        self.pinged(1).waits()
+    }
+
+    fn waits_for_nothing(self) -> Self {
+        self.see(Seen::Waits { wire: Wire::Ready, deadline: None })
+    }
+
+    /// The gauges of one queued message, or something else.
+    fn gauges(self, also: impl FnOnce(&mut Gauges)) -> Self {
+        let held = Amount { messages: 1, bytes: 10 };
+        let mut gauges = Gauges { accepted: 1, queued: 1, held, ..Gauges::default() };
+        also(&mut gauges);
+        self.see(Seen::Gauges(gauges))
+    }
+}

@@ -1,0 +1,106 @@
+//! A few thousand worlds in every test run. For more: the binary `simulate`.
+
+use bowline_testkit::{
+    op::{Micros, Op, OpError, TextError},
+    run::{judge, shrink, tell},
+    settings::Settings,
+    swarm::Dealer,
+    trace::Trace,
+};
+use proptest::prelude::*;
+
+#[test]
+fn thousands_of_clients_keep_all_promises() {
+    let mut events = 0;
+    for seed in 0..SEEDS {
+        let trace = Dealer::deal(seed);
+        let outcome = judge(&trace);
+        events += outcome.events;
+        if let Some(violation) = outcome.violation {
+            let trace = shrink(&trace, |trace| {
+                judge(trace).violation.is_some_and(|v| v.statement == violation.statement)
+            });
+            panic!("seed {seed}: {violation}\n\n{trace}\n{}", tell(&trace).1);
+        }
+    }
+    assert!(events > SEEDS * 500, "only {events} events: hardly anything happened");
+}
+
+#[test]
+fn a_trace_makes_the_same_story_each_time() {
+    for seed in 0..200 {
+        let trace = Dealer::deal(seed);
+        assert_eq!(tell(&trace), tell(&trace), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_is_dealt_comes_back_from_its_text() {
+    for seed in 0..2_000 {
+        let trace = Dealer::deal(seed);
+        let text = trace.to_string();
+        assert_eq!(text.parse::<Trace>(), Ok(trace), "seed {seed}:\n{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Also for ops that nobody deals.
+    #[test]
+    fn every_op_comes_back_from_its_text(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        let op: Op = arbitrary::Unstructured::new(&bytes).arbitrary().unwrap();
+        prop_assert_eq!(op.to_string().parse::<Op>(), Ok(op));
+    }
+
+    #[test]
+    fn every_duration_comes_back_from_its_text(micros in any::<u64>()) {
+        let micros = Micros(micros);
+        prop_assert_eq!(micros.to_string().parse::<Micros>(), Ok(micros));
+    }
+}
+
+#[test]
+fn a_text_may_have_comments_and_blanks() {
+    let text = "# a story\n\nsettings window=2 language=positional # tiny\n\n  push 3 level=acked ttl=40ms key=a\npass 1500us\nclock jump 100y\n";
+    let trace: Trace = text.parse().unwrap();
+    assert_eq!(trace.settings.window, 2);
+    assert_eq!(trace.ops.len(), 3);
+    assert_eq!(
+        trace.to_string(),
+        "settings language=positional window=2\npush 3 level=acked ttl=40ms key=a\npass 1500us\nclock jump 100y\n",
+    );
+}
+
+#[test]
+fn an_error_names_the_line_and_hands_back_the_word() {
+    let wrong = |text: &str| text.parse::<Trace>().unwrap_err();
+    assert_eq!(
+        wrong("push 1\n\nlink fry"),
+        TextError { line: 3, error: OpError::Word("fry".into()) },
+    );
+    assert_eq!(wrong("pass 3"), TextError { line: 1, error: OpError::Value("3".into()) });
+    assert_eq!(
+        wrong("peer nack 4 perhaps").to_string(),
+        "line 1: \"nack 4 perhaps\" has a value that cannot be read",
+    );
+    assert_eq!(wrong("settings windw=3").error, OpError::Word("windw".into()));
+    assert_eq!(wrong("client start now").error, OpError::Value("now".into()));
+}
+
+/// A run with a fault in it is reduced to the ops that the fault needs.
+#[test]
+fn shrinking_leaves_what_matters() {
+    let cut_at = |trace: &Trace| trace.ops.iter().position(|op| op.to_string() == "link cut");
+    let fails = |trace: &Trace| {
+        cut_at(trace).is_some_and(|at| {
+            trace.ops[at..].iter().any(|op| matches!(op, Op::Pass(micros) if micros.0 >= 700))
+        })
+    };
+    let mut trace = Trace { settings: Settings::default(), ops: Dealer::deal(3).ops };
+    trace.ops.push("link cut".parse().unwrap());
+    trace.ops.push(Op::Pass(Micros::secs(5)));
+    assert_eq!(shrink(&trace, fails).to_string(), "settings\nlink cut\npass 700us\n");
+}
+
+const SEEDS: u64 = 1_200;
