@@ -129,7 +129,7 @@ impl TryRng for Dice {
 #[derive(Clone, Debug)]
 enum Up {
     Data(Body),
-    Ping([u8; Ping::LEN]),
+    Ping(Bytes),
     Close,
 }
 
@@ -560,7 +560,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         match frame {
             Up::Ping(payload) => {
                 if !self.manners.no_pongs && !self.manners.silent {
-                    self.reply(Down::Pong(Bytes::copy_from_slice(&payload)), Ping::LEN);
+                    self.reply(Down::Pong(payload), Ping::LEN);
                 }
             }
             Up::Close => {
