@@ -88,10 +88,9 @@ fn tests_in(source: &str) -> Vec<(usize, String, Vec<u32>)> {
         }
         let Head { numbers, test, ignored, .. } = std::mem::take(&mut head);
         let in_proptest = proptest_indent.is_some_and(|outer| indent == outer + 4);
-        if let Some(name) = function(line).filter(|_| (test || in_proptest) && !ignored) {
-            if !numbers.is_empty() {
-                shown.push((index + 1, name.to_owned(), numbers));
-            }
+        let counts = (test || in_proptest) && !ignored && !numbers.is_empty();
+        if let Some(name) = function(line).filter(|_| counts) {
+            shown.push((index + 1, name.to_owned(), numbers));
         }
     }
     shown

@@ -361,10 +361,12 @@ fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
          seeds that took; where the simulation noticed nothing it is the first test of the core that \
          failed. *Test with the number* is a test that carries the number of a hazard which the bug \
          brings back (`/// H7`), and failed; a bug counts only if that is so for each of its hazards.\n\n\
-         {} bugs: {simulated} are noticed by the simulation, {tested} only by tests, {} by nothing.\n\n\
+         {} of {} bugs were seeded: {simulated} are noticed by the simulation, {tested} only by tests, \
+         {} by nothing.\n\n\
          | bug | breaks | killed by | seeds | test with the number |\n\
          |---|---|---|---|---|\n{}\n",
         rows.len(),
+        list.bugs.len(),
         rows.len() - simulated - tested,
         lines.join("\n"),
     );
