@@ -35,8 +35,10 @@
 //! cargo run --release -p bowline-testkit --bin simulate -- --seeds 100000 --save
 //! ```
 
+pub mod bugs;
 pub mod diagram;
 pub mod fuzz;
+pub mod hazards;
 pub mod history;
 pub mod link;
 pub mod model;

@@ -74,6 +74,8 @@ struct Outcome {
     seconds: f64,
     /// The first ones, by statement.
     violations: BTreeMap<String, u64>,
+    /// The first seed of each of these.
+    first: BTreeMap<String, u64>,
     shown: Vec<Shown>,
 }
 
@@ -127,6 +129,7 @@ fn simulate(options: &Options) -> Outcome {
     for (seed, violation) in failed {
         let count = outcome.violations.entry(format!("{:?}", violation.statement)).or_default();
         *count += 1;
+        outcome.first.entry(format!("{:?}", violation.statement)).or_insert(seed);
         // One of each statement is shown before a second one of any.
         if *count == 1 && outcome.shown.len() < options.show {
             outcome.shown.push(show(seed, &violation, options));
@@ -207,6 +210,7 @@ impl Outcome {
             "seconds": self.seconds,
             "events_per_second": self.rate(),
             "violations": self.violations,
+            "first": self.first,
             "shown": shown,
         })
     }

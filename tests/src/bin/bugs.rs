@@ -1,0 +1,376 @@
+//! Seeds one bug after the other into a copy of the workspace, and says which check noticed it.
+//!
+//! ```sh
+//! cargo run --release -p bowline-testkit --bin bugs
+//! cargo run --release -p bowline-testkit --bin bugs -- --only jitter-comes-on-top-of-the-cap
+//! ```
+//!
+//! First the simulation, with ever more seeds; if that has noticed nothing, the properties of the
+//! core; if they have not either, its other tests. Then the tests that carry the number of a hazard
+//! which the bug brings back: one of them must fail for each. The rows of `tests/bugs/README.md` are
+//! written anew for all bugs that were seeded.
+//!
+//! The exit code is 1 if some check noticed nothing that should have.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs,
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bowline_testkit::{
+    bugs::{self, Bug, List, Row, TABLE},
+    hazards::{Shown, shown_by_tests},
+};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The suites that have properties.
+const PROPERTIES: [&str; 6] =
+    ["client_props", "connection_props", "outbox_props", "exactly_once", "backoff", "inbox"];
+
+/// A check that has not ended by then hangs, and has noticed something.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// So that each build is quick, and panics when a number overflows.
+const PROFILE: [&str; 5] = [
+    "profile.dev.debug=0",
+    "profile.dev.incremental=true",
+    "profile.release.debug=0",
+    "profile.release.incremental=true",
+    "profile.release.overflow-checks=true",
+];
+
+#[derive(Parser)]
+#[command(about = "Seeds bugs, and says which check noticed each")]
+struct Options {
+    /// Seed this bug only; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Seed only the bugs that have no row in the table yet.
+    #[arg(long)]
+    new: bool,
+    /// How many seeds a bug may survive.
+    #[arg(long, default_value_t = 20_000)]
+    seeds: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bugs: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn run(options: &Options) -> Outcome<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let list = List::read(&root)?;
+    if let Some(name) = options.only.iter().find(|name| list.bugs.iter().all(|b| b.name != **name))
+    {
+        return Err(format!("there is no bug {name}").into());
+    }
+    let known: BTreeSet<String> = bugs::rows(&root).into_iter().map(|row| row.name).collect();
+    let wanted: Vec<&Bug> = list
+        .bugs
+        .iter()
+        .filter(|bug| options.only.is_empty() || options.only.contains(&bug.name))
+        .filter(|bug| !options.new || !known.contains(&bug.name))
+        .collect();
+
+    let lab = Lab::new(&root, options.seeds)?;
+    let bar = ProgressBar::new(wanted.len() as u64)
+        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
+    let mut good = true;
+    for bug in wanted {
+        bar.set_message(bug.name.clone());
+        let row = lab.try_out(bug)?;
+        bar.suspend(|| println!("{row}"));
+        good &= row.is_good();
+        // After each, so that a run which is interrupted was not in vain.
+        write_table(&root, &list, row)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(good)
+}
+
+/// A copy of the workspace to seed bugs into, and what is built from it.
+struct Lab {
+    /// Destroys the copy at the end.
+    copy: tempfile::TempDir,
+    target: PathBuf,
+    tests: Vec<Shown>,
+    seeds: u64,
+}
+
+impl Lab {
+    fn new(root: &Path, seeds: u64) -> Outcome<Self> {
+        let copy = tempfile::tempdir()?;
+        copy_folder(root, copy.path())?;
+        let tests = shown_by_tests(root)?;
+        Ok(Self { copy, target: root.join("target/bugs"), tests, seeds })
+    }
+
+    fn try_out(&self, bug: &Bug) -> Outcome<Row> {
+        let file = self.copy.path().join("core/src").join(&bug.file);
+        let source = fs::read_to_string(&file)?;
+        let seeded = bug
+            .seed(&source)
+            .ok_or_else(|| format!("{}: what it replaces is not there once", bug.name))?;
+        fs::write(&file, seeded)?;
+        let row = self.check(bug).map_err(|error| format!("{}: {error}", bug.name));
+        fs::write(&file, source)?;
+        Ok(row?)
+    }
+
+    fn check(&self, bug: &Bug) -> Outcome<Row> {
+        let found = self.simulate()?;
+        let seeds = found.as_ref().map(|(_, seed)| seed + 1);
+        let mut killed_by = found.map(|(statement, _)| statement);
+        let told: Vec<&Shown> = bug.told_by(&self.tests).collect();
+        let failed = self.fail(&told)?;
+        if killed_by.is_none() {
+            let all: BTreeSet<String> = PROPERTIES.map(str::to_owned).into();
+            killed_by = self.first_failure("core", &all)?;
+        }
+        if killed_by.is_none() {
+            let others = suites(&self.copy.path().join("core/tests"))?;
+            killed_by = self.first_failure("core", &others)?;
+        }
+        // Each of its hazards must be told.
+        let missed = bug.hazards().any(|number| {
+            !told.iter().any(|test| test.hazards.contains(&number) && failed.contains(&test.name))
+        });
+        let told_by = if missed {
+            Some(Row::missed())
+        } else {
+            let first = told.iter().find(|test| failed.contains(&test.name));
+            first.map(|test| match failed.len() {
+                1 => format!("`{}`", test.name),
+                more => format!("`{}` and {} more", test.name, more - 1),
+            })
+        };
+        Ok(Row { name: bug.name.clone(), breaks: bug.breaks.join(" "), killed_by, seeds, told_by })
+    }
+
+    /// The statement that the simulation found broken first, and by which seed.
+    fn simulate(&self) -> Outcome<Option<(String, u64)>> {
+        let args = ["build", "--release", "-p", "bowline-testkit", "--bin", "simulate"];
+        self.cargo(&args)?;
+        let binary = self.target.join("release/simulate");
+        let (mut first, mut step) = (0, 100);
+        while first < self.seeds {
+            let count = step.min(self.seeds - first);
+            let mut command = Command::new(&binary);
+            command.args(["--json", "--show=0", &format!("--first={first}")]);
+            command.arg(format!("--seeds={count}"));
+            let Some(output) = output(&mut command, PATIENCE)? else {
+                return Ok(Some(("the simulation hangs".to_owned(), first)));
+            };
+            let result: serde_json::Value = serde_json::from_str(output.trim())?;
+            let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
+            if let Some((statement, seed)) = seeds.into_iter().min_by_key(|(_, seed)| *seed) {
+                return Ok(Some((statement, seed)));
+            }
+            first += count;
+            step *= 10;
+        }
+        Ok(None)
+    }
+
+    /// Those of the tests that fail, by name. Those of the core first; the others only for hazards
+    /// that these do not tell.
+    fn fail(&self, tests: &[&Shown]) -> Outcome<BTreeSet<String>> {
+        let mut failed = BTreeSet::new();
+        for package in ["core", "io-tokio", "tests"] {
+            let mut suites = BTreeMap::<String, Vec<&str>>::new();
+            // Not the unit tests in `src`.
+            let folder = Path::new(package).join("tests");
+            for test in tests.iter().filter(|test| test.file.starts_with(&folder)) {
+                let told = |n: &u32| {
+                    tests.iter().any(|t| t.hazards.contains(n) && failed.contains(&t.name))
+                };
+                if !test.hazards.iter().all(told) || package == "core" {
+                    suites.entry(suite(&test.file)).or_default().push(&test.name);
+                }
+            }
+            let binaries = self.binaries(package, &suites.keys().cloned().collect())?;
+            for (name, wanted) in &suites {
+                let Some(binary) = binaries.get(name) else { continue };
+                failed.extend(self.failures(package, binary, wanted)?);
+            }
+        }
+        Ok(failed.into_iter().filter(|name| tests.iter().any(|t| t.name == *name)).collect())
+    }
+
+    fn first_failure(&self, package: &str, suites: &BTreeSet<String>) -> Outcome<Option<String>> {
+        let binaries = self.binaries(package, suites)?;
+        for (name, binary) in binaries {
+            if let Some(test) = self.failures(package, &binary, &[])?.first() {
+                return Ok(Some(format!("`{name}::{test}`")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The tests of a suite that fail, those named or all. One that hangs fails.
+    fn failures(&self, package: &str, binary: &Path, names: &[&str]) -> Outcome<BTreeSet<String>> {
+        let mut command = Command::new(binary);
+        command.args(names).current_dir(self.copy.path().join(package));
+        // What proptest finds is not to be kept.
+        command.env("PROPTEST_FAILURE_PERSISTENCE", "off");
+        let Some(output) = output(&mut command, PATIENCE)? else {
+            return Ok(match names {
+                [] => BTreeSet::from(["some test hangs".to_owned()]),
+                names => names.iter().map(|name| (*name).to_owned()).collect(),
+            });
+        };
+        let failed = output.lines().filter_map(|line| {
+            let path = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+            path.split(' ').next()?.rsplit("::").next().map(str::to_owned)
+        });
+        Ok(failed.collect())
+    }
+
+    /// Builds suites of a package.
+    fn binaries(
+        &self,
+        package: &str,
+        suites: &BTreeSet<String>,
+    ) -> Outcome<BTreeMap<String, PathBuf>> {
+        if suites.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let name = match package {
+            "core" => "bowline-core",
+            "io-tokio" => "bowline-tokio",
+            _ => "bowline-testkit",
+        };
+        let mut args = vec!["test", "--no-run", "--message-format=json", "-p", name];
+        if package == "core" {
+            args.push("--all-features");
+        }
+        for suite in suites {
+            args.extend(["--test", suite]);
+        }
+        let output = self.cargo(&args)?;
+        let mut binaries = BTreeMap::new();
+        for line in output.lines() {
+            let message: serde_json::Value = serde_json::from_str(line)?;
+            let suite = message["target"]["name"].as_str().unwrap_or_default();
+            if let (Some(binary), true) = (message["executable"].as_str(), suites.contains(suite)) {
+                binaries.insert(suite.to_owned(), binary.into());
+            }
+        }
+        Ok(binaries)
+    }
+
+    fn cargo(&self, args: &[&str]) -> Outcome<String> {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(args).arg("--target-dir").arg(&self.target).current_dir(self.copy.path());
+        for setting in PROFILE {
+            command.args(["--config", setting]);
+        }
+        let output = command.env_remove("RUSTFLAGS").output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("it does not build:\n{text}").into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// What a command prints; none if it does not end in time.
+fn output(command: &mut Command, patience: Duration) -> io::Result<Option<String>> {
+    let mut file = tempfile::tempfile()?;
+    let mut child =
+        command.stdout(file.try_clone()?).stderr(Stdio::null()).stdin(Stdio::null()).spawn()?;
+    let begun = Instant::now();
+    while child.try_wait()?.is_none() {
+        if begun.elapsed() > patience {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The suite that a file in `tests` belongs to: itself, or its folder.
+fn suite(file: &Path) -> String {
+    // core/tests/outbox.rs, io-tokio/tests/network/link.rs, tests/tests/replay.rs
+    let first = file.iter().nth(2).unwrap_or_default().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn suites(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(names)
+}
+
+/// Copies all but what was built and what git keeps.
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            if entry.file_name() != "target" && entry.file_name() != ".git" {
+                fs::create_dir(&target)?;
+                copy_folder(&entry.path(), &target)?;
+            }
+        } else if entry.file_name() != ".git" {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
+    let mut rows: BTreeMap<String, Row> =
+        bugs::rows(root).into_iter().map(|row| (row.name.clone(), row)).collect();
+    rows.insert(row.name.clone(), row);
+    let rows: Vec<&Row> = list.bugs.iter().filter_map(|bug| rows.get(&bug.name)).collect();
+    let simulated = rows.iter().filter(|row| row.seeds.is_some()).count();
+    let tested = rows.iter().filter(|row| row.seeds.is_none() && row.killed_by.is_some()).count();
+    let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    let text = format!(
+        "# Seeded bugs\n\n\
+         A check that never fails shows nothing. [`bugs.toml`](bugs.toml) lists mistakes that somebody \
+         could make in the core; this table says which check notices each. It is written by\n\n    \
+         cargo run --release -p bowline-testkit --bin bugs\n\n\
+         *Killed by* is the statement that the simulation found broken first, and *seeds* how many \
+         seeds that took; where the simulation noticed nothing it is the first test of the core that \
+         failed. *Test with the number* is a test that carries the number of a hazard which the bug \
+         brings back (`/// H7`), and failed; a bug counts only if that is so for each of its hazards.\n\n\
+         {} of {} bugs were seeded: {simulated} are noticed by the simulation, {tested} only by tests, \
+         {} by nothing.\n\n\
+         | bug | breaks | killed by | seeds | test with the number |\n\
+         |---|---|---|---|---|\n{}\n",
+        rows.len(),
+        list.bugs.len(),
+        rows.len() - simulated - tested,
+        lines.join("\n"),
+    );
+    fs::write(root.join(TABLE), text)
+}

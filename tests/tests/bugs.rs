@@ -1,0 +1,101 @@
+//! The list of seeded bugs is whole, and each of them is one that the sources still have room for.
+//! What noticed each is in `tests/bugs/README.md`; the binary `bugs` finds that out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bowline_testkit::{
+    bugs::{List, Row, rows},
+    hazards::shown_by_tests,
+    statement::Statement,
+};
+
+#[test]
+fn the_text_that_a_bug_replaces_stands_in_its_file_once() {
+    let mut sources = BTreeMap::new();
+    let lost: Vec<String> = list()
+        .bugs
+        .into_iter()
+        .filter(|bug| {
+            let source = sources.entry(bug.file.clone()).or_insert_with(|| {
+                fs::read_to_string(root().join("core/src").join(&bug.file)).unwrap_or_default()
+            });
+            bug.seed(source).is_none_or(|seeded| seeded == *source)
+        })
+        .map(|bug| bug.name)
+        .collect();
+    assert!(lost.is_empty(), "these find nothing to replace, or more than one place: {lost:?}");
+}
+
+#[test]
+fn there_are_sixty_bugs_and_each_has_a_name_of_its_own() {
+    let list = list();
+    let names: BTreeSet<&str> = list.bugs.iter().map(|bug| bug.name.as_str()).collect();
+    assert_eq!(names.len(), list.bugs.len());
+    assert!(names.len() >= 60, "{}", names.len());
+    assert!(list.bugs.iter().all(|bug| !bug.breaks.is_empty()));
+}
+
+#[test]
+fn every_hazard_and_statement_is_broken_by_a_bug_or_it_is_said_why_not() {
+    let list = list();
+    let tests = shown_by_tests(&root()).expect("the sources of the workspace can be read");
+    let hazards = tests.iter().flat_map(|test| &test.hazards).map(|number| format!("H{number}"));
+    let statements = Statement::ALL.iter().map(|statement| format!("{statement:?}"));
+    let all: BTreeSet<String> = hazards.chain(statements).collect();
+
+    let named: BTreeSet<String> = list
+        .broken()
+        .into_iter()
+        .map(str::to_owned)
+        .chain(list.elsewhere.keys().cloned())
+        .collect();
+    assert_eq!(named, all);
+    let both = list.elsewhere.keys().find(|what| list.broken().contains(what.as_str()));
+    assert_eq!(both, None, "it can be broken here after all");
+}
+
+#[test]
+fn a_bug_whose_text_stands_there_twice_is_not_seeded() {
+    let bug = &list().bugs[0];
+    let once = format!("a {} b", bug.find);
+    assert_eq!(bug.seed(&once), Some(format!("a {} b", bug.replace)));
+    assert_eq!(bug.seed(&format!("{once}{once}")), None);
+    assert_eq!(bug.seed(""), None);
+}
+
+#[test]
+fn a_row_of_the_table_reads_as_it_was_written() {
+    let killed = Row {
+        name: "a-b".into(),
+        breaks: "H1 S2".into(),
+        killed_by: Some("S2".into()),
+        seeds: Some(12),
+        told_by: Some("`t` and 2 more".into()),
+    };
+    let survives = Row { killed_by: None, seeds: None, told_by: None, ..killed.clone() };
+    for row in [killed, survives] {
+        assert_eq!(Row::read(&row.to_string()), Some(row));
+    }
+    assert_eq!(Row::read("|---|---|---|---|---|"), None);
+}
+
+#[test]
+fn every_row_of_the_table_is_that_of_a_bug_in_the_list() {
+    let list = list();
+    for row in rows(&root()) {
+        let bug = list.bugs.iter().find(|bug| bug.name == row.name);
+        assert_eq!(bug.map(|bug| bug.breaks.join(" ")), Some(row.breaks), "{}", row.name);
+    }
+}
+
+fn list() -> List {
+    List::read(&root()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
