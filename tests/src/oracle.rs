@@ -376,10 +376,7 @@ pub struct Oracle {
     renewals: (u32, u32),
     /// Delays as parts of the longest: how many, and their sum.
     drawn: (u32, f64),
-    /// When the nudge that shortened a delay last was said, at the earliest.
     nudged_at: Option<Instant>,
-    /// When the first and the last nudge since the last dial were said.
-    nudges: Option<(Instant, Instant)>,
     last_deadline: Option<Deadline>,
     gauges: Gauges,
 
@@ -443,7 +440,6 @@ impl Oracle {
             renewals: (0, 0),
             drawn: (0, 0.0),
             nudged_at: None,
-            nudges: None,
             last_deadline: None,
             gauges: Gauges::default(),
             ledger: HashMap::new(),
@@ -489,8 +485,6 @@ impl Oracle {
             }
             Seen::Nudge => {
                 self.tell(moment.at);
-                let first = self.nudges.map_or(self.now, |(first, _)| first);
-                self.nudges = Some((first, self.now));
                 self.nudge();
                 self.look(moment.at);
                 Ok(())
@@ -1884,14 +1878,13 @@ impl Oracle {
 
     fn judge_nudge(&mut self, a: Attempt, due: Due) -> Judged {
         let shortened = due.nudged && due.shown.is_some_and(|shown| self.now < shown);
-        let (first, last) = self.nudges.take().unwrap_or((self.now, self.now));
         if shortened {
             let floor = self.rules.config.connection.nudge_floor;
-            if self.nudged_at.is_some_and(|before| last < before + floor) {
+            if self.nudged_at.is_some_and(|before| self.now < before + floor) {
                 let text = format!("dials {a}, nudged twice within {floor:?}");
                 return Err(self.violation(Statement::R2, text));
             }
-            self.nudged_at = Some(first);
+            self.nudged_at = Some(self.now);
         }
         Ok(())
     }
