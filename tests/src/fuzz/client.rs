@@ -15,7 +15,7 @@ use bowline_core::{
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use super::{Which, read};
+use super::{Passes, Which, read};
 
 /// Reads events from `data` and lets a client live through them.
 ///
@@ -38,9 +38,8 @@ struct Input {
 
 #[derive(Arbitrary, Debug)]
 struct Step {
-    /// Time that passes first: microseconds, shifted.
-    passes: u16,
-    shift: u8,
+    /// Time that passes first.
+    passes: Passes,
     op: Op,
     /// How many outputs are taken afterwards, mostly all of them, and whether the wire takes frames.
     polls: u8,
@@ -144,7 +143,7 @@ fn live(input: Input) {
     let (mut settled, mut displaced) = (0, 0);
 
     for step in input.steps {
-        now = now + Duration::from_micros(u64::from(step.passes) << (step.shift % 32));
+        now = step.passes.since(now);
         let newest = client.connection().attempt();
         match step.op {
             Op::Push { len, level, ttl, key } => {
