@@ -21,6 +21,8 @@ use bowline_core::Level;
 use stateright::{Model, Property};
 pub use world::{Action, Answer, Budget, World};
 
+use crate::statement::Statement;
+
 /// How the peer's application acknowledges.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Acks {
@@ -91,102 +93,44 @@ impl Default for Scope {
     }
 }
 
-/// The statements of the invariants that are checked in each state.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[expect(missing_docs, reason = "`sentence` says what each one states")]
-pub enum Statement {
-    S1,
-    S2,
-    S3,
-    S4,
-    S5,
-    S6,
-    S7,
-    S8,
-    S9,
-    S10,
-    S12,
-    S13,
-    S14,
-    S15,
-    X1,
-    X4,
-    X5,
-    L3,
-    L4,
-    L5,
-    L6,
-    R1,
+/// What is checked in each state, and how far. The names of the properties.
+const CHECKED: [(Statement, &str); 22] = [
+    (Statement::S1, "S1 accepted = queued + in flight + settled, bodies intact"),
+    (Statement::S2, "S2 each accepted message settles once, and is not sent afterwards"),
+    (Statement::S3, "S3 delivered implies that the peer had it"),
+    (Statement::S4, "S4 first deliveries are in push order"),
+    (Statement::S5, "S5 on one attempt messages go in order, the replay first"),
+    (Statement::S6, "S6 nothing is transmitted twice on one attempt, except after a nack"),
+    (Statement::S7, "S7 only what the peer refused is rejected"),
+    (Statement::S8, "S8 what was handed over fails only as maybe delivered"),
+    (Statement::S9, "S9 a push that fits is taken and has the next number"),
+    (Statement::S10, "S10 nothing is sent unless the link is up and greeted"),
+    (Statement::S12, "S12 orders name the newest attempt"),
+    (Statement::S13, "S13 a stopped client does nothing and waits for nothing"),
+    (Statement::S14, "S14 messages keep their names over a restore, new ones have fresh ones"),
+    (Statement::S15, "S15 a cancelled queued message is never sent"),
+    (Statement::X1, "X1 only nacks, withheld acks and accusations are charged"),
+    (Statement::X4, "X4 only the poison message is suspected"),
+    (Statement::X5, "X5 no failure of a message stops the connection"),
+    (Statement::L3, "L3 not stopped implies a deadline"),
+    (Statement::L4, "L4 a half-open peer is found in time"),
+    (Statement::L5, "L5 stop and close end by their deadlines"),
+    (Statement::L6, "L6 drained implies that the deadline is later than now"),
+    (Statement::R1, "R1 messages, window and dead slots are within their limits"),
+];
+
+const fn bit(statement: Statement) -> u64 {
+    1 << statement as u32
 }
 
-impl Statement {
-    /// All of them.
-    pub const ALL: [Self; 22] = [
-        Self::S1,
-        Self::S2,
-        Self::S3,
-        Self::S4,
-        Self::S5,
-        Self::S6,
-        Self::S7,
-        Self::S8,
-        Self::S9,
-        Self::S10,
-        Self::S12,
-        Self::S13,
-        Self::S14,
-        Self::S15,
-        Self::X1,
-        Self::X4,
-        Self::X5,
-        Self::L3,
-        Self::L4,
-        Self::L5,
-        Self::L6,
-        Self::R1,
-    ];
-
-    /// What it states, with its number in front.
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::S1 => "S1 accepted = queued + in flight + settled, bodies intact",
-            Self::S2 => "S2 each accepted message settles once, and is not sent afterwards",
-            Self::S3 => "S3 delivered implies that the peer had it",
-            Self::S4 => "S4 first deliveries are in push order",
-            Self::S5 => "S5 on one attempt messages go in order, the replay first",
-            Self::S6 => "S6 nothing is transmitted twice on one attempt, except after a nack",
-            Self::S7 => "S7 only what the peer refused is rejected",
-            Self::S8 => "S8 what was handed over fails only as maybe delivered",
-            Self::S9 => "S9 a push that fits is taken and has the next number",
-            Self::S10 => "S10 nothing is sent unless the link is up and greeted",
-            Self::S12 => "S12 orders name the newest attempt",
-            Self::S13 => "S13 a stopped client does nothing and waits for nothing",
-            Self::S14 => "S14 messages keep their names over a restore, new ones have fresh ones",
-            Self::S15 => "S15 a cancelled queued message is never sent",
-            Self::X1 => "X1 only nacks, withheld acks and accusations are charged",
-            Self::X4 => "X4 only the poison message is suspected",
-            Self::X5 => "X5 no failure of a message stops the connection",
-            Self::L3 => "L3 not stopped implies a deadline",
-            Self::L4 => "L4 a half-open peer is found in time",
-            Self::L5 => "L5 stop and close end by their deadlines",
-            Self::L6 => "L6 drained implies that the deadline is later than now",
-            Self::R1 => "R1 messages, window and dead slots are within their limits",
-        }
-    }
-
-    const fn bit(self) -> u32 {
-        1 << self as u32
-    }
-
-    /// The statements whose bits are set.
-    pub fn named(bits: u32) -> Vec<Self> {
-        Self::ALL.into_iter().filter(|statement| bits & statement.bit() != 0).collect()
-    }
+/// The statements whose bits are set.
+fn named(bits: u64) -> Vec<Statement> {
+    Statement::ALL.into_iter().filter(|statement| bits & bit(*statement) != 0).collect()
 }
 
 /// Whether the statement with this place was kept on the way to a state.
 fn kept<const PLACE: usize>(_: &Scope, world: &World) -> bool {
-    world.broken() & Statement::ALL[PLACE].bit() == 0
+    world.broken() & bit(CHECKED[PLACE].0) == 0
 }
 
 impl Model for Scope {
@@ -208,7 +152,7 @@ impl Model for Scope {
     fn properties(&self) -> Vec<Property<Self>> {
         macro_rules! kept {
             ($($place:literal)*) => {
-                vec![$(Property::always(Statement::ALL[$place].sentence(), kept::<$place>)),*]
+                vec![$(Property::always(CHECKED[$place].1, kept::<$place>)),*]
             };
         }
         let mut properties = kept!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21);

@@ -14,7 +14,8 @@ use bowline_core::{
 };
 use rand_core::TryRng;
 
-use super::{Acks, Scope, Statement};
+use super::{Acks, Scope, bit, named};
+use crate::statement::Statement;
 
 /// A client that never stops giving outputs is caught after this many.
 const ENDLESS: u32 = 1_000;
@@ -326,7 +327,7 @@ pub struct World {
     stop_by: Option<Instant>,
     close_by: Option<Instant>,
     stopped: bool,
-    broken: u32,
+    broken: u64,
 }
 
 impl core::fmt::Debug for World {
@@ -339,7 +340,7 @@ impl core::fmt::Debug for World {
             .field("ledger", &self.ledger)
             .field("notes", &self.notes)
             .field("left", &self.left)
-            .field("broken", &Statement::named(self.broken))
+            .field("broken", &named(self.broken))
             .finish_non_exhaustive()
     }
 }
@@ -427,7 +428,7 @@ impl World {
     }
 
     /// The statements that were broken on the way here, as bits.
-    pub fn broken(&self) -> u32 {
+    pub fn broken(&self) -> u64 {
         self.broken
     }
 
@@ -870,7 +871,7 @@ impl World {
 
     fn expect(&mut self, statement: Statement, holds: bool) {
         if !holds {
-            self.broken |= statement.bit();
+            self.broken |= bit(statement);
         }
     }
 
