@@ -2029,9 +2029,8 @@ impl Outbox {
         let seq = self.pinged.map_or(last, |before| before.max(last));
         let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
         self.pings_out = before.saturating_add(1);
-        let rest = self.slots.range(self.place(self.cursor)..).take_while(|slot| slot.seq <= seq);
         let held = matches!(self.state, OutboxState::Held { .. });
-        if last < seq && !held && rest.into_iter().any(|slot| slot.stage == Stage::Live) {
+        if last < seq && !held && self.is_to_go_again(seq) {
             self.outdated = (seq, self.pings_out);
         }
         self.pinged = Some(seq);
@@ -2040,6 +2039,12 @@ impl Outbox {
         self.ask_at = self.now + self.config.receipt_repeat_interval;
         count(&mut self.stats.pings);
         Ping { attempt: self.attempt, seq }
+    }
+
+    /// Whether something up to this message, which was handed over once, is yet to be again.
+    fn is_to_go_again(&self, last: Seq) -> bool {
+        let rest = self.slots.range(self.place(self.cursor)..);
+        rest.take_while(|slot| slot.seq <= last).any(|slot| slot.stage == Stage::Live)
     }
 
     /// How many messages may be in flight at once, if that is not for the window to say.
