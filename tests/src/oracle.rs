@@ -1945,8 +1945,8 @@ impl Oracle {
     }
 
     fn pings(&mut self, seq: u64) {
-        let again = (self.link.order + 1).max(self.base)..=seq;
-        let sure = !again.into_iter().any(|seq| self.entry(seq).is_some_and(Entry::is_live));
+        let mut again = (self.link.order + 1).max(self.base)..=seq;
+        let sure = !again.any(|seq| self.entry(seq).is_some_and(Entry::is_live));
         let link = &mut self.link;
         link.pings.push_back((seq, link.sent + 1, sure));
         link.pinged = link.pinged.max(Some(seq));
