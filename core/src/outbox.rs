@@ -1423,12 +1423,12 @@ impl Outbox {
         if let OutboxState::Probing { answered } = &mut self.state {
             *answered = true;
         }
-        self.unheard = self.unheard.filter(|&unheard| unheard > seq);
         let (last, left) = &mut self.outdated;
         if *left > 0 && seq <= *last {
             *left -= u32::from(seq == *last);
             return;
         }
+        self.unheard = self.unheard.filter(|&unheard| unheard > seq);
         let mut place = self.place(self.covered_to);
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)

@@ -696,6 +696,24 @@ fn a_pong_acquits_what_was_settled_before() {
     assert_eq!(wire.outbox.suspected(), Some(seq(2)));
 }
 
+/// H41: the pong of a ping that is older than what went again acquits nothing of that.
+#[test]
+fn a_pong_of_a_ping_before_a_retransmission_acquits_nothing_of_it() {
+    let mut wire = World::with(OutboxConfig { suspect_limit: 1, ..small() });
+    wire.push("innocent", Acked);
+    wire.push("poison", Received);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, ping 2");
+    wire.nacked_from(1, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.poll(Wire::Ready), "send 1");
+    assert_eq!(wire.poll(Wire::Ready), "send 2");
+    wire.cancel(2);
+    wire.pong(2);
+    wire.down();
+    assert_eq!(wire.outbox.suspected(), None);
+}
+
 // ---- Nacks --------------------------------------------------------------------------------------
 
 /// H30: a permanent error is not retried.
