@@ -166,6 +166,17 @@ fn a_draw_from_the_incomplete_multiple_at_the_top_is_thrown_away() {
 }
 
 #[test]
+fn no_draw_is_thrown_away_but_those_from_the_incomplete_multiple() {
+    let backoff = Backoff::default();
+    let count = backoff.ceiling(0).as_micros() as u64 + 1;
+    let whole = u64::MAX - u64::MAX % count;
+    for (first, delay) in [(whole - 1, count - 1), (whole, 5)] {
+        let mut dice = Dice::repeating([first, 5]);
+        assert_eq!(backoff.delay(0, Duration::ZERO, &mut dice), Duration::from_micros(delay));
+    }
+}
+
+#[test]
 fn a_generator_that_is_stuck_does_not_hang_the_machine() {
     for jitter in JITTERS {
         let backoff = Backoff { jitter, ..Backoff::default() };

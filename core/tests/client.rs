@@ -663,6 +663,49 @@ fn a_client_is_built_only_from_settings_that_hold() {
     assert_eq!(build(hasty), "dial_limit");
 }
 
+#[test]
+fn settings_can_be_checked_before_there_is_a_client() {
+    let mut config = ClientConfig::default();
+    assert_eq!(config.validate::<Plain>(), Ok(()));
+    config.outbox.level = Level::Acked;
+    assert_eq!(config.validate::<Script>(), Ok(()));
+    assert_eq!(config.validate::<Plain>().unwrap_err().field, "level");
+    config.connection.dial_limit = Duration::ZERO;
+    assert_eq!(config.validate::<Script>().unwrap_err().field, "dial_limit");
+}
+
+#[test]
+fn a_transport_that_says_twice_that_it_is_open_is_greeted_once() {
+    let script = Script { greeting: &["hello"], awaits: true, ..Script::default() };
+    let mut wire = World::new(script);
+    wire.start();
+    assert_eq!(wire.drain(), "send hello");
+    wire.open();
+    assert_eq!(wire.drain(), "");
+}
+
+#[test]
+fn a_receipt_that_does_not_come_is_asked_for_again_every_ping_interval() {
+    let mut wire = World::new(Script::default());
+    wire.config.connection.ping_interval = 7 * SECOND;
+    wire.remake();
+    wire.start();
+    wire.push("a", Level::Received);
+    assert_eq!(wire.drain(), "send 1:a, ping 1");
+    wire.flush();
+    wire.pong();
+    assert_eq!(wire.drain(), "delivered 1");
+
+    wire.push("b", Level::Received);
+    assert_eq!(wire.drain(), "send 2:b, ping 2");
+    wire.flush();
+    // What the peer says puts the heartbeat off, and is no receipt.
+    wire.wait(4 * SECOND);
+    wire.hear("say hi");
+    wire.wait(3 * SECOND);
+    assert_eq!(wire.drain(), "ping 2");
+}
+
 // ---- Helpers ------------------------------------------------------------------------------------
 
 const NOW: Instant = Instant::ZERO;

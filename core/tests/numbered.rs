@@ -70,6 +70,19 @@ fn a_frame_is_bounded_in_bytes_but_takes_one_message_of_any_size() {
 }
 
 #[test]
+fn a_frame_is_filled_as_far_as_the_longest_number_would_fit() {
+    let frames = |max_frame_bytes| {
+        let mut end = End::with(NumberedConfig { max_frame_bytes, ..Default::default() });
+        end.push(&json("a"));
+        end.push(&json("b"));
+        end.frames()
+    };
+    let longest = frames(1_000)[0].len() - "2".len() + u64::MAX.to_string().len();
+    assert_eq!(frames(longest).len(), 1);
+    assert_eq!(frames(longest - 1).len(), 2);
+}
+
+#[test]
 fn a_frame_of_one_message_is_larger_than_it_by_the_overhead_at_most() {
     let mut end = End::new();
     end.push(&json("hello"));
