@@ -1846,7 +1846,14 @@ impl Outbox {
         }
         if self.expiry.len() > 2 * self.mortal + 64 {
             let mut expiry = core::mem::take(&mut self.expiry);
-            expiry.retain(|at, seq| self.expires(at, seq));
+            // A message that was replaced without a change of its deadline has several.
+            let mut has_one = alloc::vec![false; self.slots.len()];
+            expiry.retain(|at, seq| {
+                self.expires(at, seq)
+                    && self
+                        .find(seq)
+                        .is_some_and(|place| !core::mem::replace(&mut has_one[place], true))
+            });
             self.expiry = expiry;
         }
 

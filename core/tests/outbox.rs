@@ -1841,6 +1841,17 @@ fn one_key_pushed_ten_thousand_times_behind_a_live_head_is_one_message() {
 }
 
 #[test]
+fn a_message_that_is_replaced_with_the_same_deadline_has_one_timer() {
+    let mut wire = World::with(large());
+    for _ in 0..10_000 {
+        let options = PushOptions { ttl: Some(MINUTE), key: Some(Key::from("k")), level: None };
+        wire.outbox.push(wire.now, "x".into(), options).unwrap();
+        let (slots, timers) = wire.outbox.footprint();
+        assert!(slots == 1 && timers <= 66, "{slots}, {timers}");
+    }
+}
+
+#[test]
 fn evicting_a_full_queue_behind_a_blocked_head_costs_the_same_each_time() {
     const ROOM: usize = 50_000;
     let config = OutboxConfig {

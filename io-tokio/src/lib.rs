@@ -89,6 +89,10 @@ pub use driver::Driver;
 pub use handle::JsonError;
 pub use handle::{Delivery, Handle, Permit, Receipt, Report, SendError, Unsent};
 pub use inbound::Inbound;
+/// For the fuzz target `retry_after` and the test that replays its corpus; in no other build.
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub use retry_after::fuzz as fuzz_retry_after;
 #[cfg(feature = "trace")]
 pub use trace::TraceError;
 

@@ -38,9 +38,88 @@ fn http_date(value: &[u8]) -> Option<SystemTime> {
     parse_http_date(str::from_utf8(value).ok()?.trim_ascii()).ok()
 }
 
+/// What the fuzz target `retry_after` runs: the first line of `data` is the Date header, each other
+/// one a Retry-After; a line that is empty is a header that is not there.
+///
+/// # Panics
+/// What is asked for depends on the order of the headers or on one that cannot be understood, or a
+/// client would not stay away for as long as it may.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(data: &[u8]) {
+    use bowline_core::{Loss, Verdict, VerdictLimits, loss::verdict};
+
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_778_846_400);
+    let mut lines =
+        data.split(|byte| *byte == b'\n').map(|line| Some(line).filter(|l| !l.is_empty()));
+    let date = lines.next().flatten();
+    let values: Vec<&[u8]> = lines.flatten().collect();
+    let asked = retry_after(values.iter().copied(), date, now);
+    assert_eq!(asked, retry_after(values.iter().rev().copied(), date, now), "the order counts");
+
+    let from = date.and_then(http_date).unwrap_or(now);
+    let mut longest = None;
+    for value in values {
+        let alone = retry_after([value].into_iter(), date, now);
+        longest = longest.max(alone);
+        let spaced = [b" \t", value, b"\t "].concat();
+        assert_eq!(
+            alone,
+            retry_after([spaced.as_slice()].into_iter(), date, now),
+            "a space counts"
+        );
+        let text = str::from_utf8(value).unwrap_or_default().trim_ascii();
+        let digits = text.trim_start_matches('0');
+        match alone {
+            // A sum that saturates as the delay does, digit by digit.
+            _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let seconds = digits.bytes().fold(0_u64, |sum, digit| {
+                    sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+                });
+                assert_eq!(alone, Some(Duration::from_secs(seconds)));
+            }
+            // The date that is meant, written again, asks for the same; one in the past for nothing.
+            Some(delay) => {
+                let until = httpdate::fmt_http_date(from + delay);
+                let again = retry_after([until.as_bytes()].into_iter(), date, now);
+                assert_eq!(again, alone, "{text} is not {until}");
+            }
+            None => assert!(http_date(value).is_none()),
+        }
+    }
+    assert_eq!(asked, longest);
+
+    let limits = VerdictLimits {
+        retry_after_cap: Duration::from_secs(300),
+        backoff_cap: Duration::from_secs(30),
+    };
+    if let Verdict::RetryAfter(range) =
+        verdict(Loss::Status { status: 429, retry_after: asked }, limits)
+    {
+        let least = asked.unwrap_or_default().min(limits.retry_after_cap);
+        assert!(*range.start() >= least && *range.end() <= limits.retry_after_cap);
+    } else {
+        assert_eq!(asked, None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// H61: what the fuzzer has found interesting.
+    #[test]
+    fn every_file_of_the_corpus_keeps_the_promises() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/retry_after");
+        let mut replayed = 0;
+        for file in std::fs::read_dir(folder).expect("the corpus is part of the repository") {
+            let path = file.expect("the folder can be read").path();
+            let data = std::fs::read(&path).expect("the file can be read");
+            let outcome = std::panic::catch_unwind(|| fuzz(&data));
+            assert!(outcome.is_ok(), "{} breaks a promise", path.display());
+            replayed += 1;
+        }
+        assert!(replayed >= 20, "only {replayed} files");
+    }
 
     const NOW: &str = "Fri, 15 May 2026 12:00:00 GMT";
 

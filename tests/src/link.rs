@@ -151,7 +151,7 @@ impl<F> Pipe<F> {
                 continue;
             }
             let before = self.flights.back().map_or(0, |(at, _)| *at);
-            self.flights.push_back(((sent_at + weather.delay).max(before), self.left));
+            self.flights.push_back((sent_at.saturating_add(weather.delay).max(before), self.left));
         }
     }
 

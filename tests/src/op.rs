@@ -330,6 +330,11 @@ impl Micros {
         Self(secs.saturating_mul(1_000_000))
     }
 
+    /// So many years of 365 days.
+    pub const fn years(years: u64) -> Self {
+        Self(years.saturating_mul(365 * 86_400 * 1_000_000))
+    }
+
     /// So many milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1_000))
@@ -512,7 +517,7 @@ pub struct TextError {
 }
 
 impl Op {
-    /// The number in it that may be made smaller without making it another op.
+    /// The number in it, which may be made smaller without making it another op.
     pub(crate) fn number(&mut self) -> Option<&mut u64> {
         match self {
             Self::Pass(Micros(number))
@@ -522,10 +527,18 @@ impl Op {
                 | LinkOp::HoleAfter(number)
                 | LinkOp::HoleBackAfter(number)
                 | LinkOp::Delay(Micros(number))
+                | LinkOp::Bandwidth(number)
+                | LinkOp::Chunk(number)
+                | LinkOp::Buffer(number)
                 | LinkOp::DialTakes(Micros(number)),
             )
-            | Self::Peer(PeerOp::Nack(NackOp { after: number, .. }))
-            | Self::Client(ClientOp::Close(Micros(number)))
+            | Self::Peer(
+                PeerOp::Status(HttpStatus { retry_after: Some(Micros(number)), .. })
+                | PeerOp::Nack(NackOp { after: number, .. })
+                | PeerOp::Poison(number)
+                | PeerOp::Accuse(number),
+            )
+            | Self::Client(ClientOp::Cancel(number) | ClientOp::Close(Micros(number)))
             | Self::Clock(ClockOp::Back(Micros(number)) | ClockOp::Jump(Micros(number))) => {
                 Some(number)
             }

@@ -182,6 +182,8 @@ struct Link {
     lateness: Duration,
     /// The attempt may be over already: it has run into a limit.
     doubt: bool,
+    /// When a nudge was said first that means something if it is.
+    nudged_at: Option<Instant>,
     /// The dialect has refused what the peer said.
     refused: Option<Refusal>,
     ponged: bool,
@@ -233,6 +235,7 @@ impl Link {
             held: false,
             lateness: Duration::ZERO,
             doubt: false,
+            nudged_at: None,
             refused: None,
             ponged: false,
             ping_unflushed: false,
@@ -292,7 +295,8 @@ struct Due {
     server: bool,
     /// A nudge may shorten it.
     nudgeable: bool,
-    nudged: bool,
+    /// When the first one was said.
+    nudged_at: Option<Instant>,
     /// For R2: when it began, and the longest delay of the policy.
     drawn: Option<(Instant, Duration)>,
     /// The client may stop instead; it must.
@@ -376,7 +380,8 @@ pub struct Oracle {
     renewals: (u32, u32),
     /// Delays as parts of the longest: how many, and their sum.
     drawn: (u32, f64),
-    nudged_at: Option<Instant>,
+    /// The next nudge takes effect then, at the earliest.
+    nudge_free_at: Instant,
     last_deadline: Option<Deadline>,
     gauges: Gauges,
 
@@ -439,7 +444,7 @@ impl Oracle {
             failures: (0, 0),
             renewals: (0, 0),
             drawn: (0, 0.0),
-            nudged_at: None,
+            nudge_free_at: Instant::ZERO,
             last_deadline: None,
             gauges: Gauges::default(),
             ledger: HashMap::new(),
@@ -1570,6 +1575,9 @@ impl Oracle {
         }
         self.failures = (self.failures.0.saturating_add(1), self.failures.1.saturating_add(1));
         self.due = Some(self.due_after(&losses, from));
+        if let Some(at) = self.link.nudged_at.take() {
+            self.nudged(at);
+        }
         self.up_by = Instant::NEVER;
         self.extend_up();
     }
@@ -1608,7 +1616,7 @@ impl Oracle {
             latest: Instant::ZERO,
             server: false,
             nudgeable: false,
-            nudged: false,
+            nudged_at: None,
             drawn: None,
             may_stop: config.max_elapsed.is_some(),
             must_stop: config.max_attempts.is_some_and(|max| self.failures.0 >= max),
@@ -1753,7 +1761,7 @@ impl Oracle {
             latest: self.now,
             server: false,
             nudgeable: false,
-            nudged: false,
+            nudged_at: None,
             drawn: None,
             may_stop: false,
             must_stop: false,
@@ -1788,14 +1796,22 @@ impl Oracle {
     }
 
     fn nudge(&mut self) {
-        let running = matches!(self.run, Run::Running | Run::Unsure);
-        if self.link.phase == LinkPhase::Over
-            && running
-            && let Some(due) = self.due.as_mut().filter(|due| due.nudgeable)
-        {
-            due.earliest = due.earliest.min(self.now);
+        if !matches!(self.run, Run::Running | Run::Unsure) {
+            return;
+        }
+        if self.link.phase == LinkPhase::Over {
+            self.nudged(self.now);
+        } else if self.link.doubt {
+            self.link.nudged_at.get_or_insert(self.now);
+        }
+    }
+
+    /// The next dial may have been shortened by a nudge that was said then.
+    fn nudged(&mut self, at: Instant) {
+        if let Some(due) = self.due.as_mut().filter(|due| due.nudgeable) {
+            due.earliest = due.earliest.min(at);
             due.drawn = None;
-            due.nudged = true;
+            due.nudged_at.get_or_insert(at);
         }
     }
 
@@ -1845,16 +1861,7 @@ impl Oracle {
             let text = format!("dials {a} after {}", self.link.attempt);
             return Err(self.violation(Statement::S12, text));
         }
-        if self.link.is_alive() {
-            // The newest order replaces the abort before it.
-            if !self.may_end() && !self.link.doubt {
-                let text = format!("dials {a} while {} is alive", self.link.attempt);
-                let statement = if self.stale { Statement::S11 } else { Statement::S12 };
-                return Err(self.violation(statement, text));
-            }
-            self.link.doubt = true;
-            self.end(None, self.now);
-        }
+        self.replaces(a, "dials")?;
         if let Some(due) = self.due {
             if due.must_stop && self.run == Run::Running {
                 let text = format!("dials {a} after its last attempt");
@@ -1871,21 +1878,48 @@ impl Oracle {
         }
         self.run = Run::Running;
         self.due = None;
+        self.skip_to(a.get() - 1);
         self.link = Link::new(a, self.first_look.unwrap_or(self.now));
         self.link.dialed_at = self.now;
         Ok(())
     }
 
-    fn judge_nudge(&mut self, a: Attempt, due: Due) -> Judged {
-        let shortened = due.nudged && due.shown.is_some_and(|shown| self.now < shown);
-        if shortened {
-            let floor = self.rules.config.connection.nudge_floor;
-            if self.nudged_at.is_some_and(|before| self.now < before + floor) {
-                let text = format!("dials {a}, nudged twice within {floor:?}");
-                return Err(self.violation(Statement::R2, text));
-            }
-            self.nudged_at = Some(self.now);
+    /// An order for another attempt is the end of the newest one: it replaces the abort of that.
+    fn replaces(&mut self, a: Attempt, order: &str) -> Judged {
+        if !self.link.is_alive() {
+            return Ok(());
         }
+        if !self.may_end() && !self.link.doubt {
+            let text = format!("{order} {a} while {} is alive", self.link.attempt);
+            let statement = if self.stale { Statement::S11 } else { Statement::S12 };
+            return Err(self.violation(statement, text));
+        }
+        self.link.doubt = true;
+        self.end(None, self.now);
+        Ok(())
+    }
+
+    /// Attempts that a late driver never asked for: each may have run into its dial limit.
+    fn skip_to(&mut self, last: u64) {
+        let skipped = last - self.link.attempt.get();
+        if skipped > 0 {
+            let more = u32::try_from(skipped).unwrap_or(u32::MAX);
+            self.failures.1 = self.failures.1.saturating_add(more);
+            self.renewals.0 = 0;
+        }
+    }
+
+    /// A nudge takes effect when it is said, or a floor after the one before it did. A driver that
+    /// is late dials later than that, so what counts is when each took effect at the earliest.
+    fn judge_nudge(&mut self, a: Attempt, due: Due) -> Judged {
+        let shortened = due.shown.is_some_and(|shown| self.now < shown);
+        let Some(nudged_at) = due.nudged_at.filter(|_| shortened) else { return Ok(()) };
+        let floor = self.rules.config.connection.nudge_floor;
+        if self.now < self.nudge_free_at {
+            let text = format!("dials {a}, nudged twice within {floor:?}");
+            return Err(self.violation(Statement::R2, text));
+        }
+        self.nudge_free_at = self.nudge_free_at.max(nudged_at) + floor;
         Ok(())
     }
 
@@ -2124,8 +2158,9 @@ impl Oracle {
         }
         if a > self.link.attempt {
             // It was to be dialed and nobody asked for it in time.
+            self.replaces(a, "aborts")?;
+            self.skip_to(a.get());
             self.link = Link { phase: LinkPhase::Over, ..Link::new(a, self.now) };
-            self.failures.1 = u32::MAX;
             if let Some(due) = &mut self.due {
                 due.latest = Instant::NEVER;
                 due.drawn = None;
@@ -2383,6 +2418,7 @@ impl Oracle {
         self.relay();
         // Whatever had come to an end would have been said by now.
         self.link.doubt = false;
+        self.link.nudged_at = None;
         self.judge_deadline(deadline)?;
         self.judge_reports()?;
         self.judge_link(wire)?;

@@ -8,6 +8,7 @@
 
 use core::{fmt, str::FromStr};
 
+use arbitrary::{Arbitrary, Unstructured};
 use bowline_core::{
     Backoff, ClientConfig, ConnectionConfig, Jitter, Level, OnSuspected, OutboxConfig, Overflow,
 };
@@ -253,5 +254,74 @@ impl Settings {
                 ..defaults.outbox
             },
         }
+    }
+}
+
+/// Such settings as the simulator deals, a byte for each: all times of about one size and none
+/// shorter than a round trip, queues and windows tiny; or those of a client that has its defaults.
+impl<'a> Arbitrary<'a> for Settings {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let language = *u.choose(&[
+            Language::Plain,
+            Language::Positional,
+            Language::Named,
+            Language::Numbered,
+        ])?;
+        let mut settings = Self {
+            language,
+            greets: language == Language::Positional && u.arbitrary()?,
+            seed: u.arbitrary::<u8>()?.into(),
+            chance: *u.choose(&[Chance::Seeded, Chance::Zeros, Chance::Ones])?,
+            overflow: *u.choose(&[Overflow::Reject, Overflow::EvictOldest])?,
+            level: *match language {
+                Language::Plain => u.choose(&[Level::Received, Level::Written])?,
+                Language::Numbered => &Level::Acked,
+                Language::Positional | Language::Named => {
+                    u.choose(&[Level::Acked, Level::Received])?
+                }
+            },
+            on_suspected: *u.choose(&[OnSuspected::Wait, OnSuspected::Settle])?,
+            retry_budget: *u.choose(&[0, 1, 2, 5])?,
+            suspect_limit: *u.choose(&[1, 2, 5])?,
+            max_attempts: *u.choose(&[None, Some(1), Some(2), Some(3), Some(10)])?,
+            backoff_factor: *u.choose(&[2, 1, 3])?,
+            jitter: *u.choose(&[
+                Jitter::Full,
+                Jitter::Equal,
+                Jitter::Decorrelated,
+                Jitter::None,
+            ])?,
+            ..Self::default()
+        };
+        if u.arbitrary()? {
+            settings.queue = u.int_in_range(1..=12)?;
+            settings.window = u.int_in_range(1..=4)?.min(settings.queue);
+            settings.message_bytes = 64;
+            settings.window_bytes = u.int_in_range(64..=256)?;
+            settings.queue_bytes = u.int_in_range(256..=2_000)?;
+            settings.receipt_messages = u.int_in_range(1..=8)?;
+            settings.receipt_bytes = u.int_in_range(1..=500)?;
+        }
+        if u.arbitrary()? {
+            let scale = 5_000 << u.int_in_range(0..=8)?;
+            let mut limit = || u.choose(&[10, 1, 2, 5, 20, 50, 100]).map(|n| Micros(n * scale));
+            settings.dial_limit = limit()?;
+            settings.greeting_limit = limit()?;
+            settings.ping_interval = limit()?;
+            settings.pong_limit = limit()?;
+            settings.write_limit = limit()?;
+            settings.close_limit = limit()?;
+            settings.stable_after = limit()?;
+            settings.nudge_floor = limit()?;
+            settings.retry_after_cap = limit()?;
+            settings.ack_limit = limit()?;
+            settings.nack_delay = limit()?;
+            settings.nack_delay_cap = limit()?.max(settings.nack_delay);
+            settings.backoff_base = limit()?;
+            settings.backoff_cap = limit()?.max(settings.backoff_base);
+            let elapsed = u.choose(&[None, Some(10), Some(100), Some(1_000)])?;
+            settings.max_elapsed = elapsed.map(|n| Micros(n * scale));
+        }
+        Ok(settings)
     }
 }

@@ -316,7 +316,7 @@ impl Dealer {
     }
 
     fn jump(&mut self) -> Micros {
-        if self.chance(10) { Micros(100 * 365 * 86_400 * 1_000_000) } else { self.pause() }
+        if self.chance(10) { Micros::years(100) } else { self.pause() }
     }
 
     /// How many bytes until something happens: often near the end of a small frame.

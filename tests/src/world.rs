@@ -233,7 +233,7 @@ pub struct World<P: Peer, W> {
     dialing: Dialing,
     clock: Clock,
     now: u64,
-    /// The latest time that a client was told.
+    /// The latest time that was told, to a client or to the witness.
     latest: u64,
     dial: Option<(Attempt, u64)>,
     link: Option<Connection>,
@@ -392,7 +392,7 @@ impl<P: Peer, W: Witness> World<P, W> {
 
     fn see(&mut self, seen: Seen) {
         if self.violation.is_none() {
-            let moment = Moment::new(self.told(), seen);
+            let moment = Moment::new(self.tell_time(), seen);
             self.violation = self.witness.see(&moment).err();
         }
     }

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use bowline_core::{
     Ack, Amount, Attempt, Backoff, ClientConfig, ConnectionConfig, Deadline, FailReason, Fate,
-    Instant, Jitter, Level, Loss, MessageId, Nack, OnSuspected, OutboxConfig, OutboxId, Ping,
-    Refused, Seq, Signal, Timer, Wire,
+    Instant, Jitter, Level, Loss, MessageId, Nack, OnSuspected, OutboxConfig, OutboxId, Phase,
+    Ping, Refused, Seq, Signal, Status, StopReason, Timer, Wire,
 };
 use bowline_testkit::{
     history::{Content, Gauges, Moment, Seen},
@@ -53,6 +53,56 @@ fn all_statements_are_listed_and_no_two_say_the_same() {
     assert_eq!((texts.len(), numbers.len()), (Statement::ALL.len(), Statement::ALL.len()));
     let s4 = Statement::S4.to_string();
     assert_eq!(s4, "S4: first deliveries are a subsequence of the push order");
+}
+
+// ---- What a late driver does not see ------------------------------------------------------------
+
+#[test]
+fn the_floor_of_nudges_counts_from_when_each_took_effect_and_not_from_its_late_dial() {
+    let nudged = || {
+        let late = Story::dialed().lost(Loss::Io).waiting(1_000).see(Seen::Nudge).later(9).dial(2);
+        late.lost(Loss::Io).waiting(1_500).see(Seen::Nudge)
+    };
+    assert_eq!(judge(&nudged().later(991).dial(3)), Ok(()));
+    let refused = judge(&nudged().later(990).dial(3)).map_err(|violation| violation.statement);
+    assert_eq!(refused, Err(Statement::R2));
+}
+
+#[test]
+fn a_nudge_shortens_the_backoff_of_an_attempt_whose_end_is_still_to_be_polled() {
+    let dialing = || Story::dialed().waits_until(15_000, Timer::Dial);
+    let dials_at_once = |story: Story| judge(&story.later(1).dial(2));
+    assert_eq!(dials_at_once(dialing().later(15_000).see(Seen::Nudge)), Ok(()));
+    // One that came when the attempt was alive for sure has shortened nothing.
+    let early = dialing().later(14_999).see(Seen::Nudge);
+    let refused = dials_at_once(early).map_err(|violation| violation.statement);
+    assert_eq!(refused, Err(Statement::R2));
+}
+
+#[test]
+fn an_attempt_that_nobody_asked_for_in_time_may_have_failed() {
+    let given_up = |before: Story| {
+        let mut story = before;
+        story.rules.config.connection.max_attempts = Some(2);
+        judge(&story.lost(Loss::Io).stopped(Loss::Io))
+    };
+    assert_eq!(given_up(Story::new().see(Seen::Start).later(16_000).dial(2)), Ok(()));
+    let refused = given_up(Story::new().see(Seen::Start).later(14_000).dial(1));
+    assert_eq!(refused.map_err(|violation| violation.statement), Err(Statement::X5));
+}
+
+#[test]
+fn an_abort_of_the_next_attempt_is_the_end_of_the_one_before() {
+    let silent = |before: Story| before.pinged(1).flushed().later(30_000);
+    let suspected = |story: Story| {
+        let aborted = story.see(Seen::Aborts(Attempt::new(2)));
+        judge(&aborted.failed(1, FailReason::Suspected, Fate::MaybeDelivered))
+    };
+    let one = || Story::settling().opened().greeted().push(1).send(1);
+    assert_eq!(suspected(silent(one())), Ok(()));
+    let two = one().push(2).send(2);
+    assert_eq!(suspected(silent(two)).map_err(|v| v.statement), Err(Statement::X4));
+    assert_eq!(suspected(one()).map_err(|v| v.statement), Err(Statement::S12));
 }
 
 // ---- Histories that are refused -----------------------------------------------------------------
@@ -321,6 +371,20 @@ impl Story {
         self.attempt = Attempt::new(attempt);
         let a = self.attempt;
         self.see(Seen::Dials(a))
+    }
+
+    fn waiting(self, redial_at_millis: u64) -> Self {
+        let redial_at = Instant::from_micros(redial_at_millis * 1_000);
+        self.phase(Phase::Waiting { redial_at })
+    }
+
+    fn stopped(self, loss: Loss) -> Self {
+        self.phase(Phase::Stopped { reason: StopReason::GaveUp(loss) })
+    }
+
+    fn phase(self, phase: Phase) -> Self {
+        let attempt = self.attempt;
+        self.see(Seen::Status(Status { attempt, phase, ..Status::default() }))
     }
 
     /// The next attempt, as late as it may be, up.
