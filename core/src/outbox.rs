@@ -1568,14 +1568,7 @@ impl Outbox {
                 if last < known.start || known.is_empty() || last >= known.end && !up_to {
                     return Answered::None;
                 }
-                if up_to {
-                    // Numbers between the last one that is left and the next epoch may be gone.
-                    let behind = self.place(known.end);
-                    match behind.checked_sub(1).and_then(|place| self.slots.get(place)) {
-                        Some(slot) if slot.seq >= known.start => last = last.min(slot.seq),
-                        Some(_) | None => return Answered::None,
-                    }
-                }
+                last = last.min(Seq::new(known.end.get() - 1));
             } else if last < self.epochs[index].first {
                 return Answered::Violation;
             }
@@ -2315,7 +2308,7 @@ impl Outbox {
         });
         Snapshot {
             next_seq: self.next,
-            sent_to: Seq::new(self.fresh_from.get().saturating_sub(1)),
+            sent_to: Seq::new(self.fresh_from.get() - 1),
             messages: messages.collect(),
             charges: self.charges,
             deaths: self.deaths,

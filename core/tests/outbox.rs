@@ -1604,27 +1604,6 @@ fn an_ack_of_what_the_former_life_sent_after_the_snapshot_settles_what_was_resto
     assert_eq!(wire.outbox.stats().violations, 1);
 }
 
-/// H68: between the old messages and the next that are left, a number may be missing that the former
-/// life had used as well.
-#[test]
-fn an_ack_of_what_the_former_life_sent_settles_what_was_sent_here_and_nothing_behind_it() {
-    let mut wire = World::new();
-    wire.push_many(2, Acked);
-    let snapshot = wire.outbox.snapshot();
-    // The former life goes on up to 3; this one gives 3 to a message that does not stay.
-    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
-    wire.push("gone", Acked);
-    wire.push("new", Acked);
-    wire.cancel(3);
-    wire.drain();
-    let snapshot = wire.outbox.clone().into_snapshot();
-    let mut wire = wire.restored(OutboxId::new(3), snapshot).unwrap();
-    wire.up();
-    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(3) }));
-    assert_eq!((wire.outbox.stats().delivered, wire.outbox.watermark()), (2, seq(4)));
-    assert_eq!(wire.outbox.stats().violations, 0);
-}
-
 #[test]
 fn an_ack_of_an_outbox_that_is_not_known_any_more_is_no_fault_of_the_peer() {
     let wire = World::new();
