@@ -1454,13 +1454,6 @@ impl Oracle {
                         return None;
                     }
                     last = last.min(end - 1);
-                    // Numbers between the last one of that outbox and the next may be gone.
-                    while self.entry(last).is_some_and(|entry| entry.outbox != outbox) {
-                        last -= 1;
-                    }
-                    if last < first {
-                        return None;
-                    }
                 }
                 None if last < first => {
                     self.illegal = true;
