@@ -646,6 +646,7 @@ impl Oracle {
     /// What has outlived its time.
     fn look_at_messages(&mut self) {
         self.looked_at = self.now;
+        self.look_for_withheld_ack();
         while let Some(&Reverse((at, seq, surely))) = self.deadlines.peek() {
             if !at.has_passed(self.now) {
                 break;
@@ -664,6 +665,20 @@ impl Oracle {
         }
         if self.closing.is_some_and(|at| at.has_passed(self.now)) {
             self.return_all(true);
+        }
+    }
+
+    /// A message may run out of its time and of its budget in one look at the clock: either may come
+    /// first.
+    fn look_for_withheld_ack(&mut self) {
+        if self.link.phase != LinkPhase::Up || !self.may_be_overdue() {
+            return;
+        }
+        let (now, budget) = (self.now, self.rules.config.outbox.retry_budget);
+        let Some(seq) = self.first_awaited().filter(|&seq| self.may_be_head(seq)) else { return };
+        let both = |entry: &Entry| entry.expires_at.has_passed(now) && entry.may_charge >= budget;
+        if self.entry(seq).is_some_and(|entry| entry.is_live() && both(entry)) {
+            self.loosen(seq);
         }
     }
 
@@ -1223,6 +1238,11 @@ impl Oracle {
     }
 
     fn resumed(&mut self) {
+        // What it would wait for, if it were asked now.
+        let at = self.now + self.rules.config.connection.ping_interval;
+        if self.last_deadline.is_none_or(|deadline| at < deadline.at) {
+            self.last_deadline = Some(Deadline { at, timer: Timer::Ping });
+        }
         let link = &mut self.link;
         link.resumed_at = Some(self.now);
         link.heartbeat_owed = false;
@@ -1410,9 +1430,8 @@ impl Oracle {
             if !entry.is_live() && !awaited {
                 continue;
             }
-            if entry.is_live() {
-                self.progress();
-            }
+            // Also of one that is settled: the connection has outlived it.
+            self.progress();
             each(self, seq, entry.is_live());
             if let Some(entry) = self.entry_mut(seq) {
                 entry.answered = true;

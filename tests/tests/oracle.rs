@@ -105,6 +105,52 @@ fn an_abort_of_the_next_attempt_is_the_end_of_the_one_before() {
     assert_eq!(suspected(one()).map_err(|v| v.statement), Err(Statement::S12));
 }
 
+// ---- What may be this or that -------------------------------------------------------------------
+
+#[test]
+fn a_message_that_runs_out_of_its_time_and_its_budget_at_once_fails_of_either() {
+    let withheld = |late: u64| {
+        let mut story = Story::up().push_acked(1, Duration::from_secs(40)).send(1);
+        story.rules.config.outbox.retry_budget = 0;
+        story.pinged(1).flushed().ponged(1).later(late).aborts()
+    };
+    let exhausted =
+        |story: Story| judge(&story.failed(1, FailReason::Exhausted, Fate::MaybeDelivered));
+    assert_eq!(exhausted(withheld(42_000)), Ok(()));
+    let expired = withheld(42_000).failed(1, FailReason::Expired, Fate::MaybeDelivered);
+    assert_eq!(judge(&expired), Ok(()));
+    // With a budget of one more it can only have expired.
+    let mut rich = withheld(42_000);
+    rich.rules.config.outbox.retry_budget = 1;
+    assert_eq!(exhausted(rich).map_err(|v| v.statement), Err(Statement::X1));
+}
+
+#[test]
+fn a_driver_that_looks_at_the_clock_long_after_it_reads_again_finds_a_silent_peer_as_late() {
+    let resumed = || {
+        let probed = Story::up().probed().see(Seen::Paused(A1)).waits_for_nothing();
+        probed.see(Seen::Resumed(A1))
+    };
+    assert_eq!(judge(&resumed().later(90_000).waits_until(110_000, Timer::Write)), Ok(()));
+    let on_time = resumed().later(20_000).waits_until(40_000, Timer::Write);
+    let too_late = on_time.later(19_999).waits_until(60_000, Timer::Write).later(10_002);
+    let refused = judge(&too_late.waits_until(110_000, Timer::Write));
+    assert_eq!(refused.map_err(|v| v.statement), Err(Statement::L4));
+}
+
+#[test]
+fn an_answer_to_a_message_that_is_settled_is_progress_too() {
+    let probing = || {
+        let lost = Story::up().push(1).send(1).lost(Loss::Io).redial().probed();
+        let lost = lost.cancel(1).failed(1, FailReason::Cancelled, Fate::MaybeDelivered);
+        let again = lost.push_acked(2, Duration::MAX).send(2).cancel(2);
+        let settled = again.failed(2, FailReason::Cancelled, Fate::MaybeDelivered);
+        settled.push(3).push(4).send(3)
+    };
+    assert_eq!(judge(&probing().nack_next().send(4)), Ok(()));
+    assert_eq!(judge(&probing().send(4)).map_err(|v| v.statement), Err(Statement::X4));
+}
+
 // ---- Histories that are refused -----------------------------------------------------------------
 
 /// The fault is in the last moments.
@@ -411,6 +457,11 @@ impl Story {
         self.see(Seen::Pushed { message, seq, size: 10, level, ttl: None })
     }
 
+    fn push_acked(self, message: u64, ttl: Duration) -> Self {
+        let (seq, level, ttl) = (Seq::new(message), Level::Acked, Some(ttl));
+        self.see(Seen::Pushed { message, seq, size: 10, level, ttl })
+    }
+
     fn refused(self) -> Self {
         let size = 10_000_000;
         let reason = Refused::TooLarge { size, limit: 1 << 20 };
@@ -473,6 +524,12 @@ impl Story {
 
     fn nack(self, seq: u64) -> Self {
         let signal = Signal::Nack(Ack::One(Seq::new(seq)), Nack::Transient);
+        let attempt = self.attempt;
+        self.see(Seen::Signalled { attempt, signal, honest: true })
+    }
+
+    fn nack_next(self) -> Self {
+        let signal = Signal::Nack(Ack::Next, Nack::Transient);
         let attempt = self.attempt;
         self.see(Seen::Signalled { attempt, signal, honest: true })
     }
