@@ -1,15 +1,16 @@
 //! The client of the interop tests: sends numbered messages and says what became of each.
 //!
 //! ```text
-//! cargo run --release --example interop -- ws://localhost:9001/ --level acked --messages 3000 --rate 1500 --capacity 250
+//! cargo run --release --example interop -- ws://localhost:9001/ --level acked --messages 3000 --rate 1500 --capacity 250 </dev/null
 //! ```
 //!
 //! Message n is the JSON `{"number":n}`: at level `received` a frame of its own, at `acked` the data
 //! of the dialect `Numbered`. Stdout gets one JSON object a line: `{"status":…}` whenever the
 //! connection's state changes, `{"number":n,"outcome":…}` for each message, and `{"done":…}` last.
-//! `tests/interop/run` reads them, breaks things meanwhile, and compares with the server's ledger.
+//! `tests/interop/run` reads them, breaks things meanwhile, and compares with the server's ledger. It
+//! holds stdin open until it has broken everything: so each fault meets a stream that still runs.
 
-use std::time::Duration;
+use std::{io, thread, time::Duration};
 
 use bowline_tokio::{
     Backoff, Builder, Dialect, Handle, Level, Loss, Phase, Plain, Receipt, ReceiptError,
@@ -18,7 +19,10 @@ use bowline_tokio::{
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tokio::{
-    sync::mpsc,
+    sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
     time::{MissedTickBehavior, interval},
 };
 
@@ -31,7 +35,7 @@ struct Arguments {
     /// When a message counts as delivered
     #[arg(long, value_enum)]
     level: Until,
-    /// How many messages to send
+    /// How many messages to send at least; more follow until stdin ends
     #[arg(long, value_name = "N")]
     messages: u64,
     /// How many of them in a second, rounded up to hundreds
@@ -98,12 +102,18 @@ async fn run<D>(
     drop(inbound);
     tokio::spawn(print_status(client.clone()));
 
+    let (ended, mut stdin) = oneshot::channel();
+    thread::spawn(move || {
+        io::copy(&mut io::stdin().lock(), &mut io::sink()).expect("stdin can be read");
+        ended.send(())
+    });
     let (keep, mut receipts) = mpsc::unbounded_channel::<(u64, Receipt)>();
     let produce = async {
         // What could not be sent during a fault is not caught up on: the stream goes on as before.
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for number in 0..arguments.messages {
+        let mut number = 0;
+        while number < arguments.messages || stdin.try_recv() == Err(TryRecvError::Empty) {
             if number % u64::from(arguments.rate.div_ceil(100)) == 0 {
                 ticks.tick().await;
             }
@@ -111,8 +121,10 @@ async fn run<D>(
                 Ok(receipt) => keep.send((number, receipt)).expect("the receiver is below"),
                 Err(_) => panic!("message {number} was not taken"),
             }
+            number += 1;
         }
         drop(keep);
+        number
     };
     let settle = async {
         while let Some((number, receipt)) = receipts.recv().await {
@@ -129,11 +141,11 @@ async fn run<D>(
             }
         }
     };
-    tokio::join!(produce, settle);
+    let (messages, ()) = tokio::join!(produce, settle);
     let report = client.close(DRAIN_LIMIT).await.unwrap_or_else(|(error, _)| panic!("{error}"));
     assert!(report.is_clean(), "every failure was awaited");
     let stats = client.stats().client;
-    println!("{}", json!({ "done": { "links": stats.connection.links } }));
+    println!("{}", json!({ "done": { "messages": messages, "links": stats.connection.links } }));
 }
 
 /// Says when the connection comes and goes.
