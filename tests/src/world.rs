@@ -1200,7 +1200,15 @@ impl<P: Peer, W: Witness> World<P, W> {
             | ConnectionState::Stopped { .. } => false,
         };
         let newest = self.client.connection().attempt();
-        let old = Attempt::new(newest.get().saturating_sub(u64::from(alive)));
+        // Before an attempt is open, and after it is over, both it and the one before are too many.
+        let dialing = self.dial.is_some_and(|(attempt, _)| attempt == newest);
+        let either = self.events.is_multiple_of(2);
+        let harmless = matches!(
+            op,
+            StaleOp::Heard | StaleOp::Took | StaleOp::Flushed | StaleOp::Paused | StaleOp::Resumed
+        );
+        let before = if dialing && harmless || !alive { either } else { true };
+        let old = Attempt::new(newest.get().saturating_sub(u64::from(before)));
         match op {
             StaleOp::Opened => self.say(Seen::Opened(old), Event::Opened(Opened::new(old, ()))),
             StaleOp::OpenedTwice => {
