@@ -103,39 +103,59 @@ impl Edges {
 
 // ---- Connection -----------------------------------------------------------------------------------
 
-/// The name of a state of the connection.
-pub fn connection_state(state: ConnectionState) -> &'static str {
+/// The states of the connection, in the order in which they are drawn.
+pub const CONNECTION_STATES: [&str; 8] =
+    ["Idle", "Dialing", "Greeting", "Up", "Suspect", "Waiting", "Closing", "Stopped"];
+
+/// The events of the connection, in the order in which they are declared.
+pub const CONNECTION_EVENTS: [&str; 15] = [
+    "Start", "Opened", "Greeted", "Heard", "Ponged", "Flushed", "Took", "Paused", "Resumed",
+    "Refused", "Overdue", "Lost", "Nudge", "Stop", TICK,
+];
+
+/// The place of a state in [`CONNECTION_STATES`].
+pub const fn connection_state_place(state: ConnectionState) -> usize {
     match state {
-        ConnectionState::Idle => "Idle",
-        ConnectionState::Dialing { .. } => "Dialing",
-        ConnectionState::Greeting { .. } => "Greeting",
-        ConnectionState::Up { .. } => "Up",
-        ConnectionState::Suspect { .. } => "Suspect",
-        ConnectionState::Closing { .. } => "Closing",
-        ConnectionState::Waiting { .. } => "Waiting",
-        ConnectionState::Stopped { .. } => "Stopped",
+        ConnectionState::Idle => 0,
+        ConnectionState::Dialing { .. } => 1,
+        ConnectionState::Greeting { .. } => 2,
+        ConnectionState::Up { .. } => 3,
+        ConnectionState::Suspect { .. } => 4,
+        ConnectionState::Waiting { .. } => 5,
+        ConnectionState::Closing { .. } => 6,
+        ConnectionState::Stopped { .. } => 7,
     }
 }
 
-/// The name of an event of the connection.
-pub fn connection_event(event: ConnectionEvent) -> &'static str {
+/// The place of an event in [`CONNECTION_EVENTS`].
+pub const fn connection_event_place(event: ConnectionEvent) -> usize {
     match event {
-        ConnectionEvent::Start => "Start",
-        ConnectionEvent::Opened(_) => "Opened",
-        ConnectionEvent::Greeted(_) => "Greeted",
-        ConnectionEvent::Heard(_) => "Heard",
-        ConnectionEvent::Ponged(_) => "Ponged",
-        ConnectionEvent::Flushed(_) => "Flushed",
-        ConnectionEvent::Took(_) => "Took",
-        ConnectionEvent::Paused(_) => "Paused",
-        ConnectionEvent::Resumed(_) => "Resumed",
-        ConnectionEvent::Refused(..) => "Refused",
-        ConnectionEvent::Overdue(_) => "Overdue",
-        ConnectionEvent::Lost(..) => "Lost",
-        ConnectionEvent::Nudge => "Nudge",
-        ConnectionEvent::Stop => "Stop",
-        ConnectionEvent::Tick => TICK,
+        ConnectionEvent::Start => 0,
+        ConnectionEvent::Opened(_) => 1,
+        ConnectionEvent::Greeted(_) => 2,
+        ConnectionEvent::Heard(_) => 3,
+        ConnectionEvent::Ponged(_) => 4,
+        ConnectionEvent::Flushed(_) => 5,
+        ConnectionEvent::Took(_) => 6,
+        ConnectionEvent::Paused(_) => 7,
+        ConnectionEvent::Resumed(_) => 8,
+        ConnectionEvent::Refused(..) => 9,
+        ConnectionEvent::Overdue(_) => 10,
+        ConnectionEvent::Lost(..) => 11,
+        ConnectionEvent::Nudge => 12,
+        ConnectionEvent::Stop => 13,
+        ConnectionEvent::Tick => 14,
     }
+}
+
+/// The name of a state of the connection.
+pub const fn connection_state(state: ConnectionState) -> &'static str {
+    CONNECTION_STATES[connection_state_place(state)]
+}
+
+/// The name of an event of the connection.
+pub const fn connection_event(event: ConnectionEvent) -> &'static str {
+    CONNECTION_EVENTS[connection_event_place(event)]
 }
 
 /// The steps of the connection, with and without a limit of attempts, and where there are no
@@ -157,12 +177,8 @@ pub fn connection() -> Edges {
     };
     let limited = ConnectionConfig { max_attempts: Some(2), ..endless.clone() };
     let pingless = ConnectionConfig { can_ping: false, ..endless.clone() };
-    let mut edges = Edges {
-        first: "Idle",
-        order: &["Idle", "Dialing", "Greeting", "Up", "Suspect", "Waiting", "Closing", "Stopped"],
-        edges: BTreeSet::new(),
-        states: 0,
-    };
+    let mut edges =
+        Edges { first: "Idle", order: &CONNECTION_STATES, edges: BTreeSet::new(), states: 0 };
     for config in [endless, limited, pingless] {
         let first = match Connection::new(config, Zero) {
             Ok(first) => first,
@@ -228,32 +244,61 @@ fn connection_steps(
 
 // ---- Outbox ---------------------------------------------------------------------------------------
 
-/// The name of a state of the outbox.
-pub fn outbox_state(state: OutboxState) -> &'static str {
+/// The states of the outbox, in the order in which they are drawn.
+pub const OUTBOX_STATES: [&str; 4] = ["Down", "Open", "Probing", "Held"];
+
+/// The events of the outbox, in the order in which they are declared.
+pub const OUTBOX_EVENTS: [&str; 12] = [
+    "Up",
+    "Down",
+    "Flushed",
+    "Ponged",
+    "Acked",
+    "Nacked",
+    "NackedFrom",
+    "Paused",
+    "Resumed",
+    "Cancel",
+    "Close",
+    TICK,
+];
+
+/// The place of a state in [`OUTBOX_STATES`].
+pub const fn outbox_state_place(state: OutboxState) -> usize {
     match state {
-        OutboxState::Down => "Down",
-        OutboxState::Probing { .. } => "Probing",
-        OutboxState::Open => "Open",
-        OutboxState::Held { .. } => "Held",
+        OutboxState::Down => 0,
+        OutboxState::Open => 1,
+        OutboxState::Probing { .. } => 2,
+        OutboxState::Held { .. } => 3,
     }
 }
 
-/// The name of an event of the outbox.
-pub fn outbox_event(event: OutboxEvent) -> &'static str {
+/// The place of an event in [`OUTBOX_EVENTS`].
+pub const fn outbox_event_place(event: OutboxEvent) -> usize {
     match event {
-        OutboxEvent::Up(_) => "Up",
-        OutboxEvent::Down { .. } => "Down",
-        OutboxEvent::Flushed(_) => "Flushed",
-        OutboxEvent::Ponged(..) => "Ponged",
-        OutboxEvent::Acked(..) => "Acked",
-        OutboxEvent::Nacked(..) => "Nacked",
-        OutboxEvent::NackedFrom(..) => "NackedFrom",
-        OutboxEvent::Paused(_) => "Paused",
-        OutboxEvent::Resumed(_) => "Resumed",
-        OutboxEvent::Cancel(_) => "Cancel",
-        OutboxEvent::Close { .. } => "Close",
-        OutboxEvent::Tick => TICK,
+        OutboxEvent::Up(_) => 0,
+        OutboxEvent::Down { .. } => 1,
+        OutboxEvent::Flushed(_) => 2,
+        OutboxEvent::Ponged(..) => 3,
+        OutboxEvent::Acked(..) => 4,
+        OutboxEvent::Nacked(..) => 5,
+        OutboxEvent::NackedFrom(..) => 6,
+        OutboxEvent::Paused(_) => 7,
+        OutboxEvent::Resumed(_) => 8,
+        OutboxEvent::Cancel(_) => 9,
+        OutboxEvent::Close { .. } => 10,
+        OutboxEvent::Tick => 11,
     }
+}
+
+/// The name of a state of the outbox.
+pub const fn outbox_state(state: OutboxState) -> &'static str {
+    OUTBOX_STATES[outbox_state_place(state)]
+}
+
+/// The name of an event of the outbox.
+pub const fn outbox_event(event: OutboxEvent) -> &'static str {
+    OUTBOX_EVENTS[outbox_event_place(event)]
 }
 
 /// The events of one walk of the outbox, for it has no end. Eight show the same edges.
@@ -261,12 +306,8 @@ const STEPS: usize = 7;
 
 /// The steps of the outbox that two messages of any levels make, in up to 7 events.
 pub fn outbox() -> Edges {
-    let mut edges = Edges {
-        first: "Down",
-        order: &["Down", "Open", "Probing", "Held"],
-        edges: BTreeSet::new(),
-        states: 0,
-    };
+    let mut edges =
+        Edges { first: "Down", order: &OUTBOX_STATES, edges: BTreeSet::new(), states: 0 };
     for level in [Level::Acked, Level::Received, Level::Written] {
         let config = OutboxConfig {
             max_messages: 2,

@@ -41,6 +41,7 @@ pub mod fuzz;
 pub mod hazards;
 pub mod history;
 pub mod link;
+pub mod marks;
 pub mod model;
 pub mod op;
 pub mod oracle;

@@ -9,6 +9,7 @@ use proptest::{
 };
 
 use crate::{
+    marks::Counts,
     op::Op,
     oracle::{Oracle, Rules},
     peer::{NamedPeer, NumberedPeer, Peer, PlainPeer, PositionalPeer},
@@ -24,6 +25,8 @@ use crate::{
 pub struct Outcome<W> {
     /// Inputs to the client and outputs polled.
     pub events: u64,
+    /// Which marks were passed.
+    pub marks: Counts,
     /// What should not have been seen, if there was something.
     pub violation: Option<Violation>,
     /// The witness; none if the run has panicked.
@@ -88,7 +91,8 @@ pub fn run_in<P: Peer, W: Witness>(
         }
     };
     let events = world.events();
-    Outcome { events, violation, witness: whole.then(|| world.into_witness()) }
+    let marks = world.marks().clone();
+    Outcome { events, marks, violation, witness: whole.then(|| world.into_witness()) }
 }
 
 /// Runs a trace before the oracle.

@@ -88,6 +88,20 @@ const KINDS: &[Draw] = &[
     |_| Op::Stale(StaleOp::Echo),
 ];
 
+/// What may come before the first start.
+const EARLY: [Op; 10] = [
+    Op::Client(ClientOp::Nudge),
+    Op::Client(ClientOp::Stop),
+    Op::Client(ClientOp::Tick),
+    Op::Stale(StaleOp::Opened),
+    Op::Stale(StaleOp::Heard),
+    Op::Stale(StaleOp::Took),
+    Op::Stale(StaleOp::Flushed),
+    Op::Stale(StaleOp::Paused),
+    Op::Stale(StaleOp::Resumed),
+    Op::Stale(StaleOp::Lost),
+];
+
 /// What takes faults back, more often the more of them there are.
 const CURES: &[Draw] = &[
     |_| Op::Link(LinkOp::Heal),
@@ -167,6 +181,12 @@ impl Dealer {
 
     fn fill(&mut self, ops: &mut Vec<Op>) {
         let length = self.log(10, 400);
+        // One in four is not started at once: what comes before finds an idle client.
+        let mut early = self.rng.clone();
+        if early.random_range(0..4) == 0 {
+            let count = early.random_range(1..4);
+            ops.extend((0..count).map(|_| EARLY[early.random_range(0..EARLY.len())]));
+        }
         ops.push(Op::Client(ClientOp::Start));
         while (ops.len() as u64) < length {
             let mut at = self.rng.random_range(0.0..self.total);

@@ -13,7 +13,7 @@ use core::time::Duration;
 
 use bowline_core::{
     Attempt, Body, Client, ClientConfig, ConfigError, ConnectionState, Dialect, Event, Frame,
-    Instant, Key, Loss, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received, Seq,
+    Instant, Key, Loss, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received, Seq, Sink,
     Snapshot, Wire,
 };
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use rand_core::{Rng, SeedableRng, TryRng};
 use crate::{
     history::{Content, Gauges, Moment, Seen},
     link::{Arrival, Pipe, Trap, Weather, header},
+    marks::{Counts, Watch},
     op::{AckOp, ClientOp, ClockOp, LinkOp, NackOp, Op, PeerOp, Push, StaleOp},
     oracle::Oracle,
     peer::{Desk, Peer},
@@ -253,6 +254,7 @@ pub struct World<P: Peer, W> {
     greeting_left: usize,
     numbers: Vec<u64>,
     events: u64,
+    watch: Watch,
     violation: Option<Violation>,
 }
 
@@ -272,6 +274,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         let saved = client.outbox().snapshot();
         let mut world = Self {
             witness: witness(client.outbox().id()),
+            watch: Watch::new(&config),
             config,
             chance,
             seed,
@@ -346,6 +349,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                 return self.judged();
             }
         }
+        self.watch.end(&self.client);
         self.see(Seen::Ended);
         self.judged()
     }
@@ -353,6 +357,11 @@ impl<P: Peer, W: Witness> World<P, W> {
     /// Inputs to the client and outputs polled, so far.
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Which marks were passed so far.
+    pub fn marks(&self) -> &Counts {
+        self.watch.counts()
     }
 
     /// The time that the client is told.
@@ -376,6 +385,9 @@ impl<P: Peer, W: Witness> World<P, W> {
     }
 
     fn judged(&mut self) -> Result<(), Violation> {
+        if let Some(text) = self.watch.take_fault() {
+            self.object(Statement::X3, &text);
+        }
         self.violation.take().map_or(Ok(()), Err)
     }
 
@@ -407,7 +419,9 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.events += 1;
         self.see(seen);
         let now = self.tell_time();
+        self.watch.say(&self.client, now, &event);
         self.client.handle(now, event);
+        self.watch.after(&self.client, now);
     }
 
     // ---- Time -----------------------------------------------------------------------------------
@@ -696,25 +710,33 @@ impl<P: Peer, W: Witness> World<P, W> {
     fn receive(&mut self, attempt: Attempt, body: Body, honest: bool) {
         self.events += 1;
         let now = self.told();
+        let before = self.watch.receive(&self.client, now, attempt);
         let _ = self.client.receive(now, attempt, Received::Data(body));
         self.see(Seen::Heard(attempt));
         if self.client.dialect().take_noted() {
             let mut signals = core::mem::take(&mut self.client.dialect().notes().signals);
-            for signal in signals.drain(..) {
+            for (place, signal) in signals.drain(..).enumerate() {
                 self.see(Seen::Signalled { attempt, signal, honest });
+                if let Some(before) = &before {
+                    self.watch.signalled(&self.client, attempt, before, place, signal);
+                }
             }
             self.client.dialect().notes().signals = signals;
         }
+        self.watch.after(&self.client, now);
     }
 
     fn receive_pong(&mut self, attempt: Attempt, payload: Bytes) {
         self.events += 1;
         let now = self.told();
-        match Ping::parse(&payload) {
+        let ping = Ping::parse(&payload);
+        match ping {
             Some(ping) => self.see(Seen::Ponged(attempt, ping)),
             None => self.see(Seen::Heard(attempt)),
         }
+        self.watch.pong(&self.client, now, attempt, ping);
         let _ = self.client.receive(now, attempt, Received::Pong(payload));
+        self.watch.after(&self.client, now);
     }
 
     /// Does what is owed; says whether there was anything that another turn could go on from.
@@ -727,7 +749,10 @@ impl<P: Peer, W: Witness> World<P, W> {
             });
             let wire = if ready { Wire::Ready } else { Wire::Blocked };
             self.events += 1;
-            match self.client.poll(wire) {
+            self.watch.poll();
+            let output = self.client.poll(wire);
+            self.watch.after(&self.client, self.told());
+            match output {
                 Output::Dial(attempt) => {
                     self.hang_up();
                     self.see(Seen::Dials(attempt));
@@ -749,10 +774,14 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.see(Seen::Aborts(attempt));
                     self.hang_up();
                 }
-                Output::Delivered { first, last } => self.see(Seen::Delivered { first, last }),
+                Output::Delivered { first, last } => {
+                    self.watch.delivered();
+                    self.see(Seen::Delivered { first, last });
+                }
                 Output::Failed(failed) => {
                     let message = self.peer.message(&failed.body);
                     let (id, reason, fate) = (failed.id, failed.reason, failed.fate);
+                    self.watch.failed(reason, fate);
                     self.see(Seen::Failed { message, id, reason, fate });
                     self.store();
                 }
@@ -760,10 +789,15 @@ impl<P: Peer, W: Witness> World<P, W> {
                 Output::WaitUntil(deadline) => {
                     self.see(Seen::Waits { wire, deadline });
                     self.see(Seen::Gauges(Gauges::of(&self.client)));
+                    self.watch.rests(&self.client);
+                    self.watch.drained();
+                    if wire == Wire::Blocked {
+                        self.watch.wire_blocked();
+                    }
                     return moved;
                 }
             }
-            if self.violation.is_some() {
+            if self.violation.is_some() || self.watch.has_fault() {
                 return false;
             }
         }
@@ -779,6 +813,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.old_ping = self.newest_ping;
                 }
                 self.newest_ping = Some(ping);
+                self.watch.ping_sent();
                 self.see(Seen::Sends { attempt, content: Content::Ping(ping), wire });
                 Up::Ping(ping.payload())
             }
@@ -806,6 +841,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             }
             for (place, (id, body)) in sent.drain(..).enumerate() {
                 let message = self.peer.message(&body);
+                self.watch.message_sent(id.seq);
                 see(self, Content::Message { id, message, first: place == 0 });
             }
             self.client.dialect().notes().sent = sent;
@@ -851,13 +887,19 @@ impl<P: Peer, W: Witness> World<P, W> {
             };
             let size = body.len() + options.key.as_ref().map_or(0, Key::len);
             self.events += 1;
-            match self.client.push(self.told(), body, options) {
+            let now = self.told();
+            let head = self.client.outbox().watermark();
+            self.watch.push();
+            let result = self.client.push(now, body, options);
+            self.watch.after(&self.client, now);
+            match result {
                 Ok(pushed) => {
                     self.next_message += 1;
                     let displaces = !pushed.displaced.is_empty();
                     for displaced in pushed.displaced {
                         let message = self.peer.message(&displaced.body);
                         let (seq, coalesced) = (displaced.seq, displaced.coalesced);
+                        self.watch.displaced(head, seq, coalesced);
                         self.see(Seen::Displaced { message, seq, coalesced });
                     }
                     let ttl = push.ttl.map(Into::into);
@@ -870,6 +912,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                     if self.peer.message(&refused.body) != message {
                         self.object(Statement::S9, "another message was handed back");
                     }
+                    self.watch.refused(refused.reason, self.config.outbox.overflow);
                     self.see(Seen::Refused { size, reason: refused.reason });
                 }
             }
@@ -1056,10 +1099,12 @@ impl<P: Peer, W: Witness> World<P, W> {
             }
             ClientOp::Crash => {
                 self.see(Seen::Crashed);
+                self.watch.dies(&self.client, &self.saved);
                 self.restore();
             }
             ClientOp::Retire => {
                 self.turn();
+                self.watch.end(&self.client);
                 let dialect = Watched::new(self.peer.dialect());
                 let stub =
                     Client::new(self.config.clone(), dialect, Dice::new(Chance::Zeros, 0, 0));
@@ -1113,6 +1158,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         match Client::restore(self.config.clone(), dialect, dice, self.told(), saved) {
             Ok(client) => {
                 self.client = client;
+                self.watch.lives(&self.client, &self.saved);
                 let outbox = self.client.outbox().id();
                 self.see(Seen::Restored { outbox });
                 self.say(Seen::Start, Event::Start);
@@ -1154,7 +1200,15 @@ impl<P: Peer, W: Witness> World<P, W> {
             | ConnectionState::Stopped { .. } => false,
         };
         let newest = self.client.connection().attempt();
-        let old = Attempt::new(newest.get().saturating_sub(u64::from(alive)));
+        // Before an attempt is open, and after it is over, both it and the one before are too many.
+        let dialing = self.dial.is_some_and(|(attempt, _)| attempt == newest);
+        let either = self.events.is_multiple_of(2);
+        let harmless = matches!(
+            op,
+            StaleOp::Heard | StaleOp::Took | StaleOp::Flushed | StaleOp::Paused | StaleOp::Resumed
+        );
+        let before = if dialing && harmless || !alive { either } else { true };
+        let old = Attempt::new(newest.get().saturating_sub(u64::from(before)));
         match op {
             StaleOp::Opened => self.say(Seen::Opened(old), Event::Opened(Opened::new(old, ()))),
             StaleOp::OpenedTwice => {
@@ -1183,6 +1237,9 @@ impl<P: Peer, W: Witness> World<P, W> {
             }
             StaleOp::Ack => {
                 if let Some(body) = self.newest_ack.clone() {
+                    let mut sink = Sink::default();
+                    self.peer.dialect().decode(body.clone(), &mut sink);
+                    self.watch.stale_signals(&self.client, self.told(), &sink.signals);
                     self.receive(old, body, true);
                 }
             }

@@ -1,6 +1,7 @@
 //! A few thousand worlds in every test run. For more: the binary `simulate`.
 
 use bowline_testkit::{
+    marks::Counts,
     op::{Micros, Op, OpError, TextError},
     run::{judge, shrink, tell},
     settings::Settings,
@@ -11,11 +12,12 @@ use proptest::prelude::*;
 
 #[test]
 fn thousands_of_clients_keep_all_promises() {
-    let mut events = 0;
+    let (mut events, mut marks) = (0, Counts::default());
     for seed in 0..SEEDS {
         let trace = Dealer::deal(seed);
         let outcome = judge(&trace);
         events += outcome.events;
+        marks.merge(&outcome.marks);
         if let Some(violation) = outcome.violation {
             let trace = shrink(&trace, |trace| {
                 judge(trace).violation.is_some_and(|v| v.statement == violation.statement)
@@ -24,6 +26,9 @@ fn thousands_of_clients_keep_all_promises() {
         }
     }
     assert!(events > SEEDS * 500, "only {events} events: hardly anything happened");
+    let rarest = marks.rarest();
+    let never: Vec<_> = rarest.iter().filter(|(_, count)| *count == 0).collect();
+    assert!(never.len() * 5 < rarest.len(), "never passed: {never:#?}");
 }
 
 #[test]

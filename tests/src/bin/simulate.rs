@@ -21,6 +21,7 @@ use std::{
 };
 
 use bowline_testkit::{
+    marks::{self, Counts},
     run::{judge, shrink, tell},
     statement::Violation,
     swarm::Dealer,
@@ -50,10 +51,26 @@ struct Options {
     /// Threads; all cores if not given.
     #[arg(long)]
     threads: Option<usize>,
+    /// Fail if a mark that can be passed was passed less often than this.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    marks: u64,
+    /// Print what the marks are, and simulate nothing.
+    #[arg(long)]
+    list_marks: bool,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.list_marks {
+        for mark in marks::list() {
+            match (mark.impossible, mark.about) {
+                (Some(reason), _) => println!("{}: impossible, {reason}", mark.name),
+                (None, "") => println!("{}", mark.name),
+                (None, about) => println!("{}: {about}", mark.name),
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
     // A panic is a violation like any other: it is reported with its seed, once.
     std::panic::set_hook(Box::new(|_| {}));
     let result = simulate(&options);
@@ -63,7 +80,11 @@ fn main() -> ExitCode {
     } else {
         result.print();
     }
-    if result.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let rare = result.marks.rarest().iter().filter(|(_, count)| *count < options.marks).count();
+    if rare > 0 {
+        eprintln!("{rare} marks were passed less than {} times", options.marks);
+    }
+    if result.violations.is_empty() && rare == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What a run over many seeds has come to.
@@ -72,6 +93,7 @@ struct Outcome {
     seeds: u64,
     events: u64,
     seconds: f64,
+    marks: Counts,
     /// The first ones, by statement.
     violations: BTreeMap<String, u64>,
     /// The first seed of each of these.
@@ -91,6 +113,7 @@ fn simulate(options: &Options) -> Outcome {
     let end = options.first.saturating_add(options.seeds);
     let events = AtomicU64::new(0);
     let failed = Mutex::new(Vec::<(u64, Violation)>::new());
+    let marks = Mutex::new(Counts::default());
     let bar = bar(options.seeds);
     let begun = Instant::now();
     let threads =
@@ -98,20 +121,23 @@ fn simulate(options: &Options) -> Outcome {
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
+                let mut passed = Counts::default();
                 loop {
                     let first = next.fetch_add(64, Ordering::Relaxed);
                     if first >= end {
-                        return;
+                        break;
                     }
                     for seed in first..end.min(first + 64) {
                         let outcome = judge(&Dealer::deal(seed));
                         events.fetch_add(outcome.events, Ordering::Relaxed);
+                        passed.merge(&outcome.marks);
                         if let Some(violation) = outcome.violation {
                             failed.lock().expect("no thread panics").push((seed, violation));
                         }
                     }
                     bar.inc(64.min(end - first));
                 }
+                marks.lock().expect("no thread panics").merge(&passed);
             });
         }
     });
@@ -124,6 +150,7 @@ fn simulate(options: &Options) -> Outcome {
         seeds: options.seeds,
         events: events.into_inner(),
         seconds,
+        marks: marks.into_inner().expect("no thread panics"),
         ..Outcome::default()
     };
     for (seed, violation) in failed {
@@ -188,6 +215,16 @@ impl Outcome {
         for (statement, count) in &self.violations {
             println!("{count:>14} violations of {statement}");
         }
+        let marks = self.marks.rarest();
+        let (never, passed): (Vec<_>, Vec<_>) = marks.iter().partition(|(_, count)| *count == 0);
+        println!("{:>14} marks, {} of them never passed", marks.len(), never.len());
+        for (mark, _) in never {
+            println!("{:>14} {}", 0, mark.name);
+        }
+        println!("the rarest of the others:");
+        for (mark, count) in passed.iter().take(10) {
+            println!("{count:>14} {}", mark.name);
+        }
     }
 
     fn json(&self) -> serde_json::Value {
@@ -210,6 +247,7 @@ impl Outcome {
             "seconds": self.seconds,
             "events_per_second": self.rate(),
             "violations": self.violations,
+            "marks": self.marks.rarest().iter().map(|(mark, count)| (mark.name.clone(), *count)).collect::<BTreeMap<_, _>>(),
             "first": self.first,
             "shown": shown,
         })
