@@ -150,6 +150,22 @@ impl Json {
     }
 }
 
+impl From<Json> for Body {
+    /// A text frame, without a copy.
+    fn from(json: Json) -> Self {
+        match Self::text_from_utf8(json.0) {
+            Ok(body) => body,
+            Err(_) => unreachable!("JSON that is not UTF-8"),
+        }
+    }
+}
+
+impl From<Json> for String {
+    fn from(json: Json) -> Self {
+        json.as_str().into()
+    }
+}
+
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "json({} B)", self.0.len())
@@ -222,10 +238,7 @@ impl Dialect for Numbered {
     const ACKS: bool = true;
 
     fn encode(message: Json) -> Result<Body, (Json, Infallible)> {
-        match Body::text_from_utf8(message.0) {
-            Ok(body) => Ok(body),
-            Err(_) => unreachable!("JSON that is not UTF-8"),
-        }
+        Ok(message.into())
     }
 
     fn frame(&mut self, batch: Batch<'_>) -> (Body, usize) {

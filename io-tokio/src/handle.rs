@@ -205,7 +205,8 @@ impl<D: Dialect> Handle<D> {
         Ok(Permit { handle: self, bytes })
     }
 
-    /// Sends a value as JSON text.
+    /// Sends a value as JSON text. The dialect's message is [`Body`](crate::Body), `String`, or
+    /// another that [`Json`](crate::core::Json) converts into: `Json` itself with `Numbered`.
     ///
     /// # Errors
     /// As [`send`](Self::send), or the value cannot be serialized.
@@ -218,10 +219,10 @@ impl<D: Dialect> Handle<D> {
         value: &T,
     ) -> Result<Receipt, JsonError<D::Message, D::Error>>
     where
-        D::Message: From<String>,
+        D::Message: From<bowline_core::Json>,
     {
-        let text = serde_json::to_string(value).map_err(JsonError::Json)?;
-        self.send(text).await.map_err(JsonError::Send)
+        let json = bowline_core::Json::new(value).map_err(JsonError::Json)?;
+        self.send(json).await.map_err(JsonError::Send)
     }
 
     fn push(&self, entry: Entry) -> Result<Seq, (Entry, SendRefused)> {
