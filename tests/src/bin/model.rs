@@ -82,7 +82,7 @@ struct Args {
     /// Leave out the search for runs in which a message is never settled.
     #[arg(long)]
     no_progress: bool,
-    /// States that this search visits at most; 100 bytes each.
+    /// States that this search visits at most.
     #[arg(long, default_value_t = 50_000_000)]
     progress_states: usize,
 }
