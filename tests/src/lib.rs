@@ -47,6 +47,7 @@ pub mod op;
 pub mod oracle;
 pub mod peer;
 pub mod run;
+mod scenes;
 pub mod settings;
 pub mod statement;
 pub mod story;

@@ -193,6 +193,9 @@ fn impossible_for_connection(state: &str, event: &str) -> Option<&'static str> {
         ("Suspect", "Ponged") => {
             Some("a driver says that bytes came before it reads a frame, which ends the suspicion")
         }
+        ("Suspect", "Greeted" | "Refused") => {
+            Some("a client says that the peer was heard before it reads what was said")
+        }
         ("Idle", STALE) => Some("an idle client has not dialed: there is no other attempt"),
         _ => None,
     }
@@ -219,8 +222,17 @@ fn impossible_edge_of_outbox(edge: &diagram::Edge) -> Option<&'static str> {
     if edge.event == "Up" && edge.from != "Down" {
         return impossible_for_outbox(edge.from, "Up");
     }
-    (edge.from == "Held" && evidence.contains(&edge.event))
-        .then_some("a client looks at no clock before all is read: the tick that follows does it")
+    // A refusal of all behind a message always holds, if only until the clock is looked at.
+    let pause_ends = (edge.from, edge.event) == ("Probing", "NackedFrom") && edge.to == "Open";
+    if edge.from == "Held" && evidence.contains(&edge.event) || pause_ends {
+        return Some(
+            "a client looks at no clock before all is read: the tick that follows does it",
+        );
+    }
+    // `look_at_clock` relays until nothing moves: settled and closed is stopped, and so down.
+    (edge.from == "Held" && edge.timer == Some(Timer::Drain)).then_some(
+        "the end of a drain settles all, which stops the client before anything is seen of it",
+    )
 }
 
 /// An edge by places.
@@ -422,10 +434,11 @@ pub(crate) struct Watch {
     backlog_to: Seq,
     /// The last one transmitted on this link since the cursor went back.
     sent: Seq,
+    /// Pings that were sent in this life.
     pings: u64,
-    pongs: u64,
-    /// Pings that were sent before a nack called messages back.
-    outdated: u64,
+    /// How many of them were sent before a nack called messages back, the last of these messages,
+    /// and the last of them that was sent again.
+    outdated: (u64, Seq, Seq),
     /// The peer was heard again after a suspicion, in this turn.
     cleared: bool,
     delivered: bool,
@@ -451,8 +464,7 @@ impl Watch {
             backlog_to: Seq::new(0),
             sent: Seq::new(0),
             pings: 0,
-            pongs: 0,
-            outdated: 0,
+            outdated: (0, Seq::new(0), Seq::new(0)),
             cleared: false,
             delivered: false,
             expired: false,
@@ -715,6 +727,7 @@ impl Watch {
         now: Instant,
         attempt: Attempt,
         ping: Option<Ping>,
+        place: Option<u64>,
     ) {
         self.causes = (0, 0);
         let current = client.connection().attempt();
@@ -734,10 +747,11 @@ impl Watch {
         };
         self.connection(client, ConnectionEvent::Ponged(attempt));
         if self.outbox != DOWN {
-            self.pongs += 1;
-            let again = client.outbox().in_flight().messages > 0 && self.sent != Seq::new(0);
-            let outdated = self.pongs <= self.outdated && again;
-            self.rare_if(outdated, Rare::PongToAnOutdatedPing);
+            let (before, _, again) = self.outdated;
+            let outdated = place.is_some_and(|place| place <= before);
+            let in_flight =
+                client.outbox().in_flight().messages > 0 && client.outbox().watermark() <= again;
+            self.rare_if(outdated && in_flight, Rare::PongToAnOutdatedPing);
             self.outbox(OutboxEvent::Ponged(attempt, ping.seq));
         }
     }
@@ -767,10 +781,15 @@ impl Watch {
     pub(crate) fn message_sent(&mut self, seq: Seq) {
         self.ever_sent = self.ever_sent.max(seq);
         self.sent = seq;
+        if seq <= self.outdated.1 {
+            self.outdated.2 = seq;
+        }
     }
 
-    pub(crate) fn ping_sent(&mut self) {
+    /// A ping is sent; says its place among those of this life.
+    pub(crate) fn ping_sent(&mut self) -> u64 {
         self.pings += 1;
+        self.pings
     }
 
     pub(crate) fn wire_blocked(&mut self) {
@@ -867,6 +886,7 @@ impl Watch {
         self.stale = (client.connection().stats().stale, client.outbox().stats().stale);
         self.ever_sent = saved.sent_to;
         self.sent = Seq::new(0);
+        self.outdated = (0, Seq::new(0), Seq::new(0));
         self.pending = Pending::Nothing;
         // Its clock begins anew.
         self.latest = Instant::ZERO;
@@ -994,9 +1014,9 @@ impl Watch {
             let backlog = outbox.queued() > 0 && outbox.watermark() <= self.ever_sent;
             self.backlog_to = if backlog { self.ever_sent } else { Seq::new(0) };
             self.sent = Seq::new(0);
-            (self.pings, self.pongs, self.outdated) = (0, 0, 0);
+            self.outdated = (0, Seq::new(0), Seq::new(0));
         } else if OUTBOX_STATES[from] == "Held" {
-            self.outdated = self.pings;
+            self.outdated = (self.pings, self.sent.max(self.outdated.1), Seq::new(0));
             self.sent = Seq::new(0);
         }
     }

@@ -166,6 +166,38 @@ ops! {
         Pong = "pong",
         /// It does what it should.
         Behave = "behave",
+        /// It answers a greeting now, whether there was one or not.
+        Greet = "greet",
+        /// It refuses the client now, in the words of its protocol.
+        Refuse(RefuseOp) = "refuse",
+        /// It refuses a message now that it has not been asked about, which is a lie.
+        Deny(DenyOp) = "deny",
+        /// It sends the pong to a first ping now that it has not seen.
+        PongAhead = "pong-ahead",
+    }
+}
+
+ops! {
+    /// What the client is to do that the peer refuses.
+    RefuseOp {
+        /// Dial again.
+        Retry = "retry",
+        /// Dial again, but not before this time is over.
+        RetryAfter(Micros) = "retry-after",
+        /// Dial again with fresh credentials.
+        Renew = "renew",
+        /// Give up.
+        Fatal = "fatal",
+    }
+}
+
+ops! {
+    /// How the peer refuses a message that it has not been asked about.
+    DenyOp {
+        /// For the moment.
+        Transient = "transient",
+        /// For good.
+        Permanent = "permanent",
     }
 }
 
@@ -536,7 +568,8 @@ impl Op {
                 PeerOp::Status(HttpStatus { retry_after: Some(Micros(number)), .. })
                 | PeerOp::Nack(NackOp { after: number, .. })
                 | PeerOp::Poison(number)
-                | PeerOp::Accuse(number),
+                | PeerOp::Accuse(number)
+                | PeerOp::Refuse(RefuseOp::RetryAfter(Micros(number))),
             )
             | Self::Client(ClientOp::Cancel(number) | ClientOp::Close(Micros(number)))
             | Self::Clock(ClockOp::Back(Micros(number)) | ClockOp::Jump(Micros(number))) => {

@@ -8,9 +8,11 @@
 //! in its turn, [`NamedPeer`] names what it answers, and [`NumberedPeer`] speaks
 //! [`Numbered`] and keeps an [`Inbox`].
 
+use core::time::Duration;
+
 use bowline_core::{
     Ack, Batch, Body, Dialect, Greeting, Inbox, InboxConfig, Lane, Level, MessageId, Nack, Offer,
-    Opened, OutboxId, Plain, Seq, Sink,
+    Opened, OutboxId, Plain, Refusal, Seq, Sink,
     numbered::{self, Json, Messages, Numbered, NumberedConfig},
 };
 
@@ -47,6 +49,21 @@ pub trait Peer {
 
     /// A frame that acknowledges what was never sent, just beyond or as far as can be.
     fn lie(&self, _far: bool) -> Option<Body> {
+        None
+    }
+
+    /// A frame that answers a greeting, if there is such a thing.
+    fn greeting(&self) -> Option<Body> {
+        None
+    }
+
+    /// A frame that refuses the client, if there is such a thing.
+    fn refusal(&self, _: Refusal) -> Option<Body> {
+        None
+    }
+
+    /// A frame that refuses what the peer has taken, or what comes next.
+    fn denial(&self, _: Nack) -> Option<Body> {
         None
     }
 
@@ -142,10 +159,55 @@ impl Peer for PlainPeer {
     }
 }
 
+// ---- Greeting -----------------------------------------------------------------------------------
+
+/// The first words of a dialect that greets: it says `hello` and awaits `w`.
+fn hello(greets: bool) -> Greeting {
+    if greets {
+        Greeting { frames: vec!["hello".into()], awaits_answer: true }
+    } else {
+        Greeting::default()
+    }
+}
+
+const WELCOME: &[u8] = b"w";
+
+/// The frame that refuses a client: `t`, with microseconds if it is to wait, `c` for other
+/// credentials, `f` for good.
+fn refusal_frame(refusal: Refusal) -> Option<Body> {
+    match refusal {
+        Refusal::Retry => Some(static_frame(b"t")),
+        Refusal::RetryAfter(delay) => {
+            let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+            Some(Body::binary([&b"t"[..], &micros.to_le_bytes()].concat()))
+        }
+        Refusal::Renew => Some(static_frame(b"c")),
+        Refusal::Fatal => Some(static_frame(b"f")),
+        _ => None,
+    }
+}
+
+/// Reads what a peer says of the client and not of messages; says whether it was that.
+fn greeted_or_refused(frame: &[u8], sink: &mut Sink<Body>) -> bool {
+    match frame {
+        b"w" => sink.greeted(),
+        b"t" => sink.refused(Refusal::Retry),
+        b"c" => sink.refused(Refusal::Renew),
+        b"f" => sink.refused(Refusal::Fatal),
+        [b't', delay @ ..] if delay.len() == 8 => {
+            let micros = u64_at(delay, 0).unwrap_or_default();
+            sink.refused(Refusal::RetryAfter(Duration::from_micros(micros)));
+        }
+        _ => return false,
+    }
+    true
+}
+
 // ---- Positional ---------------------------------------------------------------------------------
 
 /// A dialect whose answers name nothing: `a` is an ack of the next message in turn, `n` and `r`
-/// refuse it, for the moment and for good. With a greeting it says `hello` and awaits `w`.
+/// refuse it, for the moment and for good. With a greeting it says `hello` and awaits `w`; `t`, `c`
+/// and `f` refuse the client: it is to come again, with other credentials, never.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Positional {
     /// Whether it greets.
@@ -165,19 +227,17 @@ impl Dialect for Positional {
     }
 
     fn greet(&mut self, _: &Opened<()>) -> Greeting {
-        if self.greets {
-            Greeting { frames: vec!["hello".into()], awaits_answer: true }
-        } else {
-            Greeting::default()
-        }
+        hello(self.greets)
     }
 
     fn decode(&mut self, body: Body, sink: &mut Sink<Body>) {
+        if greeted_or_refused(body.as_bytes(), sink) {
+            return;
+        }
         match body.as_bytes().as_ref() {
             b"a" => sink.ack(Ack::Next),
             b"n" => sink.nack(Ack::Next, Nack::Transient),
             b"r" => sink.nack(Ack::Next, Nack::Permanent),
-            b"w" => sink.greeted(),
             b"?" => {
                 sink.violation();
                 sink.reply("what?");
@@ -242,7 +302,7 @@ impl Peer for PositionalPeer {
 
     fn take(&mut self, frame: &Body, desk: &mut Desk) {
         match frame.as_bytes().as_ref() {
-            b"hello" => return desk.answer(static_frame(b"w")),
+            b"hello" => return desk.answer(static_frame(WELCOME)),
             b"what?" => return,
             _ => {}
         }
@@ -280,6 +340,21 @@ impl Peer for PositionalPeer {
         static_frame(b"say")
     }
 
+    fn greeting(&self) -> Option<Body> {
+        Some(static_frame(WELCOME))
+    }
+
+    fn refusal(&self, refusal: Refusal) -> Option<Body> {
+        refusal_frame(refusal)
+    }
+
+    fn denial(&self, nack: Nack) -> Option<Body> {
+        Some(static_frame(match nack {
+            Nack::Transient => b"n",
+            Nack::Permanent => b"r",
+        }))
+    }
+
     fn is_refusing(&self) -> bool {
         !self.refusing.is_empty()
     }
@@ -293,9 +368,12 @@ impl Peer for PositionalPeer {
 
 /// A dialect in which an answer is a list of letters with a number: `o` is an ack of that one, `u`
 /// of all up to it, `g` refuses it for the moment with all that was sent behind it, `r` refuses it
-/// for good.
+/// for good. It greets, and is refused, as [`Positional`] does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Named;
+pub struct Named {
+    /// Whether it greets.
+    pub greets: bool,
+}
 
 const NAME: usize = 24;
 
@@ -329,6 +407,10 @@ impl Dialect for Named {
         Ok(message)
     }
 
+    fn greet(&mut self, _: &Opened<()>) -> Greeting {
+        hello(self.greets)
+    }
+
     fn frame(&mut self, batch: Batch<'_>) -> (Body, usize) {
         let item = batch.first();
         let mut frame = Vec::with_capacity(NAME + 8 + item.body.len());
@@ -341,6 +423,9 @@ impl Dialect for Named {
     fn decode(&mut self, body: Body, sink: &mut Sink<Body>) {
         if body.as_bytes().first() == Some(&b's') {
             return drop(sink.inbound(body));
+        }
+        if greeted_or_refused(body.as_bytes(), sink) {
+            return;
         }
         for said in body.as_bytes().chunks(1 + NAME) {
             let Some(id) = name_in(&said[1..]) else { return sink.violation() };
@@ -359,15 +444,23 @@ impl Dialect for Named {
 /// that it refuses it drops everything, until the sender has gone back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedPeer {
+    greets: bool,
     inbox: Inbox,
     lane: Lane,
     newest: Option<MessageId>,
 }
 
+impl NamedPeer {
+    /// A server that awaits a greeting, or not.
+    pub fn new(greets: bool) -> Self {
+        let mut inbox = fresh_inbox();
+        Self { greets, lane: inbox.connect(), inbox, newest: None }
+    }
+}
+
 impl Default for NamedPeer {
     fn default() -> Self {
-        let mut inbox = fresh_inbox();
-        Self { lane: inbox.connect(), inbox, newest: None }
+        Self::new(false)
     }
 }
 
@@ -379,7 +472,7 @@ impl Peer for NamedPeer {
     type Dialect = Named;
 
     fn dialect(&self) -> Named {
-        Named
+        Named { greets: self.greets }
     }
 
     fn body(&self, message: u64, bytes: usize, level: Level) -> Body {
@@ -400,6 +493,9 @@ impl Peer for NamedPeer {
 
     fn take(&mut self, frame: &Body, desk: &mut Desk) {
         let bytes = frame.as_bytes();
+        if bytes.as_ref() == b"hello" {
+            return desk.answer(static_frame(WELCOME));
+        }
         let (Some(id), Some(base), Some(message)) =
             (name_in(bytes), u64_at(bytes, NAME), u64_at(bytes, NAME + 8))
         else {
@@ -429,6 +525,22 @@ impl Peer for NamedPeer {
 
     fn lie(&self, far: bool) -> Option<Body> {
         self.newest.map(|id| named(b'u', beyond(id, far)))
+    }
+
+    fn greeting(&self) -> Option<Body> {
+        Some(static_frame(WELCOME))
+    }
+
+    fn refusal(&self, refusal: Refusal) -> Option<Body> {
+        refusal_frame(refusal)
+    }
+
+    fn denial(&self, nack: Nack) -> Option<Body> {
+        let letter = match nack {
+            Nack::Transient => b'g',
+            Nack::Permanent => b'r',
+        };
+        self.newest.map(|id| named(letter, id))
     }
 
     fn forget(&mut self) {
@@ -524,6 +636,10 @@ impl Peer for NumberedPeer {
     fn lie(&self, far: bool) -> Option<Body> {
         let id = beyond(self.newest?, far);
         numbered::reply([bowline_core::Answer::Ack(id)], None)
+    }
+
+    fn denial(&self, nack: Nack) -> Option<Body> {
+        numbered::reply([bowline_core::Answer::Nack(self.newest?, nack)], None)
     }
 
     fn forget(&mut self) {

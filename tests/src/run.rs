@@ -48,7 +48,7 @@ pub fn run<W: Witness>(trace: &Trace, witness: impl FnOnce(OutboxId) -> W) -> Ou
         Language::Positional => {
             run_in(config, PositionalPeer::new(settings.greets), dice, ops, witness)
         }
-        Language::Named => run_in(config, NamedPeer::default(), dice, ops, witness),
+        Language::Named => run_in(config, NamedPeer::new(settings.greets), dice, ops, witness),
         Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, witness),
     }
 }

@@ -28,6 +28,13 @@ pub enum Language {
     Numbered,
 }
 
+impl Language {
+    /// Whether the client may greet in it.
+    pub(crate) fn has_a_greeting(self) -> bool {
+        matches!(self, Self::Positional | Self::Named)
+    }
+}
+
 /// Where the client's random numbers come from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Chance {
@@ -269,7 +276,7 @@ impl<'a> Arbitrary<'a> for Settings {
         ])?;
         let mut settings = Self {
             language,
-            greets: language == Language::Positional && u.arbitrary()?,
+            greets: language.has_a_greeting() && u.arbitrary()?,
             seed: u.arbitrary::<u8>()?.into(),
             chance: *u.choose(&[Chance::Seeded, Chance::Zeros, Chance::Ones])?,
             overflow: *u.choose(&[Overflow::Reject, Overflow::EvictOldest])?,

@@ -2,7 +2,8 @@
 //!
 //! In the manner of swarm testing (Groce et al., ISSTA 2012) each seed switches each kind of op on
 //! with one half, and draws how often it comes, log-uniformly: a fault that is everywhere hides what
-//! one alone would show. Limits are tiny more often than not, so that windows and queues fill.
+//! one alone would show. Limits are tiny more often than not, so that windows and queues fill. Two
+//! seeds in five also play scenes: ops that must come close together to be seen at all.
 
 use core::time::Duration;
 
@@ -12,7 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::{
-    op::{AckOp, ClientOp, ClockOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push, StaleOp},
+    op::{
+        AckOp, ClientOp, ClockOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push,
+        RefuseOp, StaleOp,
+    },
+    scenes::{self, Scene},
     settings::{Chance, Language, Settings},
     trace::Trace,
 };
@@ -67,6 +72,10 @@ const KINDS: &[Draw] = &[
     |_| Op::Peer(PeerOp::Say),
     |_| Op::Peer(PeerOp::Garble),
     |_| Op::Peer(PeerOp::Pong),
+    |_| Op::Peer(PeerOp::Greet),
+    |d| Op::Peer(PeerOp::Refuse(d.refusal())),
+    |d| Op::Peer(PeerOp::Deny(d.pick(&[DenyOp::Transient, DenyOp::Transient, DenyOp::Permanent]))),
+    |_| Op::Peer(PeerOp::PongAhead),
     |_| Op::Client(ClientOp::Stop),
     |_| Op::Client(ClientOp::Nudge),
     |d| Op::Client(ClientOp::Cancel(d.message())),
@@ -117,20 +126,27 @@ const CURES: &[Draw] = &[
 
 /// Draws what a seed makes.
 pub struct Dealer {
-    rng: ChaCha8Rng,
+    pub(crate) rng: ChaCha8Rng,
     /// Messages that were pushed, at most.
-    pushed: u64,
+    pub(crate) pushed: u64,
     /// The time that matters in this world, roughly.
     scale: u64,
     kinds: Vec<(Draw, f64)>,
     total: f64,
+    /// What the scenes must know.
+    pub(crate) settings: Settings,
+    scenes: Vec<Scene>,
 }
 
 impl Dealer {
     /// The trace that a seed makes, for every seed the same.
     pub fn deal(seed: u64) -> Trace {
         let mut dealer = Self::new(seed);
-        let settings = dealer.settings(seed);
+        let mut settings = dealer.settings(seed);
+        if dealer.rng.random_bool(0.4) {
+            dealer.scenes = scenes::cast(&mut dealer, &mut settings);
+        }
+        dealer.settings = settings.clone();
         dealer.switch();
         let mut ops = Vec::new();
         dealer.fill(&mut ops);
@@ -154,6 +170,8 @@ impl Dealer {
             scale: 1_000,
             kinds: ALWAYS.to_vec(),
             total: 0.0,
+            settings: Settings::default(),
+            scenes: Vec::new(),
         }
     }
 
@@ -180,15 +198,26 @@ impl Dealer {
     }
 
     fn fill(&mut self, ops: &mut Vec<Op>) {
-        let length = self.log(10, 400);
+        let length = self.log(10, 450);
         // One in four is not started at once: what comes before finds an idle client.
         let mut early = self.rng.clone();
         if early.random_range(0..4) == 0 {
             let count = early.random_range(1..4);
             ops.extend((0..count).map(|_| EARLY[early.random_range(0..EARLY.len())]));
         }
+        if !self.scenes.is_empty() {
+            if self.chance(8) {
+                scenes::deaf(&self.settings, ops);
+            } else if self.settings.greets && self.chance(3) {
+                scenes::refused_at_first(self, ops);
+            }
+        }
         ops.push(Op::Client(ClientOp::Start));
         while (ops.len() as u64) < length {
+            if !self.scenes.is_empty() && self.chance(12) {
+                let scene = self.scenes[self.rng.random_range(0..self.scenes.len())];
+                scene(self, ops);
+            }
             let mut at = self.rng.random_range(0.0..self.total);
             let drawn = self.kinds.iter().find(|(_, rate)| {
                 at -= rate;
@@ -210,17 +239,17 @@ impl Dealer {
     }
 
     /// A number from `low` to `high`, evenly in its logarithm.
-    fn log(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn log(&mut self, low: u64, high: u64) -> u64 {
         let ratio = high as f64 / low as f64;
         let drawn = low as f64 * ratio.powf(self.rng.random_range(0.0..=1.0));
         (drawn as u64).clamp(low, high)
     }
 
-    fn chance(&mut self, one_in: u32) -> bool {
+    pub(crate) fn chance(&mut self, one_in: u32) -> bool {
         self.rng.random_range(0..one_in) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.rng.random_range(0..from.len())]
     }
 
@@ -238,7 +267,7 @@ impl Dealer {
         ]);
         let mut settings = Settings {
             language,
-            greets: language == Language::Positional && self.chance(2),
+            greets: language.has_a_greeting() && self.chance(2),
             seed,
             chance: match self.rng.random_range(0..10) {
                 0 => Chance::Zeros,
@@ -325,7 +354,7 @@ impl Dealer {
     }
 
     /// A time: mostly that of a round trip or of a limit.
-    fn pause(&mut self) -> Micros {
+    pub(crate) fn pause(&mut self) -> Micros {
         let scale = self.scale;
         Micros(match self.rng.random_range(0..10) {
             0 => 0,
@@ -345,7 +374,7 @@ impl Dealer {
     }
 
     /// The number of a message, mostly a new one.
-    fn message(&mut self) -> u64 {
+    pub(crate) fn message(&mut self) -> u64 {
         let back = self.rng.random_range(0..6);
         (self.pushed + 1).saturating_sub(back).max(1)
     }
@@ -353,6 +382,15 @@ impl Dealer {
     fn nack(&mut self) -> NackOp {
         let nack = if self.chance(4) { Nack::Permanent } else { Nack::Transient };
         NackOp { after: self.pick(&[0, 0, 0, 1, 2, 3]), nack }
+    }
+
+    fn refusal(&mut self) -> RefuseOp {
+        match self.rng.random_range(0..6) {
+            0..3 => RefuseOp::Retry,
+            3 => RefuseOp::RetryAfter(self.pause()),
+            4 => RefuseOp::Renew,
+            _ => RefuseOp::Fatal,
+        }
     }
 
     fn status(&mut self) -> HttpStatus {

@@ -13,8 +13,8 @@ use core::time::Duration;
 
 use bowline_core::{
     Attempt, Body, Client, ClientConfig, ConfigError, ConnectionState, Dialect, Event, Frame,
-    Instant, Key, Loss, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received, Seq, Sink,
-    Snapshot, Wire,
+    Instant, Key, Loss, Nack, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received,
+    Refusal, Seq, Sink, Snapshot, Wire,
 };
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +24,7 @@ use crate::{
     history::{Content, Gauges, Moment, Seen},
     link::{Arrival, Pipe, Trap, Weather, header},
     marks::{Counts, Watch},
-    op::{AckOp, ClientOp, ClockOp, LinkOp, NackOp, Op, PeerOp, Push, StaleOp},
+    op::{AckOp, ClientOp, ClockOp, DenyOp, LinkOp, NackOp, Op, PeerOp, Push, RefuseOp, StaleOp},
     oracle::Oracle,
     peer::{Desk, Peer},
     settings::Chance,
@@ -130,15 +130,20 @@ impl TryRng for Dice {
 #[derive(Clone, Debug)]
 enum Up {
     Data(Body),
-    Ping(Bytes),
+    /// With its place among all pings.
+    Ping(Bytes, u64),
     Close,
 }
 
 /// What travels to the client.
 #[derive(Clone, Debug)]
 enum Down {
-    Data { body: Body, honest: bool },
-    Pong(Bytes),
+    Data {
+        body: Body,
+        honest: bool,
+    },
+    /// With the place of the ping that it answers, if there was one.
+    Pong(Bytes, Option<u64>),
     Close(u16),
     Eof,
 }
@@ -572,9 +577,9 @@ impl<P: Peer, W: Witness> World<P, W> {
         let Some(link) = self.link.as_mut().filter(|link| link.peer_open) else { return };
         let attempt = link.attempt;
         match frame {
-            Up::Ping(payload) => {
+            Up::Ping(payload, place) => {
                 if !self.manners.no_pongs && !self.manners.silent {
-                    self.reply(Down::Pong(payload), Ping::LEN);
+                    self.reply(Down::Pong(payload, Some(place)), Ping::LEN);
                 }
             }
             Up::Close => {
@@ -699,7 +704,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             while let Some(frame) = self.link.as_mut().and_then(|link| link.down.read()) {
                 match frame {
                     Down::Data { body, honest } => self.receive(attempt, body, honest),
-                    Down::Pong(payload) => self.receive_pong(attempt, payload),
+                    Down::Pong(payload, place) => self.receive_pong(attempt, payload, place),
                     Down::Close(code) => return self.lose(Loss::Closed { code: Some(code) }),
                     Down::Eof => return self.lose(Loss::Eof),
                 }
@@ -726,7 +731,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.watch.after(&self.client, now);
     }
 
-    fn receive_pong(&mut self, attempt: Attempt, payload: Bytes) {
+    fn receive_pong(&mut self, attempt: Attempt, payload: Bytes, place: Option<u64>) {
         self.events += 1;
         let now = self.told();
         let ping = Ping::parse(&payload);
@@ -734,7 +739,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             Some(ping) => self.see(Seen::Ponged(attempt, ping)),
             None => self.see(Seen::Heard(attempt)),
         }
-        self.watch.pong(&self.client, now, attempt, ping);
+        self.watch.pong(&self.client, now, attempt, ping, place);
         let _ = self.client.receive(now, attempt, Received::Pong(payload));
         self.watch.after(&self.client, now);
     }
@@ -813,9 +818,9 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.old_ping = self.newest_ping;
                 }
                 self.newest_ping = Some(ping);
-                self.watch.ping_sent();
+                let place = self.watch.ping_sent();
                 self.see(Seen::Sends { attempt, content: Content::Ping(ping), wire });
-                Up::Ping(ping.payload())
+                Up::Ping(ping.payload(), place)
             }
             Frame::Data(body) => {
                 self.see_data(attempt, wire);
@@ -1009,8 +1014,41 @@ impl<P: Peer, W: Witness> World<P, W> {
                 let body = Body::binary(&b"?"[..]);
                 self.volunteer(Down::Data { body, honest: true });
             }
-            PeerOp::Pong => self.volunteer(Down::Pong(Bytes::from_static(b"nobody asked"))),
+            PeerOp::Pong => {
+                self.volunteer(Down::Pong(Bytes::from_static(b"nobody asked"), None));
+            }
             PeerOp::Behave => self.behave(),
+            PeerOp::Greet => {
+                if let Some(body) = self.peer.greeting() {
+                    self.volunteer(Down::Data { body, honest: true });
+                }
+            }
+            PeerOp::Refuse(op) => {
+                let refusal = match op {
+                    RefuseOp::Retry => Refusal::Retry,
+                    RefuseOp::RetryAfter(delay) => Refusal::RetryAfter(delay.into()),
+                    RefuseOp::Renew => Refusal::Renew,
+                    RefuseOp::Fatal => Refusal::Fatal,
+                };
+                if let Some(body) = self.peer.refusal(refusal) {
+                    self.volunteer(Down::Data { body, honest: true });
+                }
+            }
+            PeerOp::Deny(op) => {
+                let nack = match op {
+                    DenyOp::Transient => Nack::Transient,
+                    DenyOp::Permanent => Nack::Permanent,
+                };
+                if let Some(body) = self.peer.denial(nack) {
+                    self.lie(body, true);
+                }
+            }
+            PeerOp::PongAhead => {
+                if let Some(link) = &self.link {
+                    let ping = Ping { attempt: link.attempt, seq: Seq::new(0) };
+                    self.volunteer(Down::Pong(ping.payload(), None));
+                }
+            }
         }
     }
 
@@ -1226,13 +1264,13 @@ impl<P: Peer, W: Witness> World<P, W> {
             }
             StaleOp::Pong => {
                 if let Some(ping) = self.newest_ping {
-                    self.receive_pong(old, Bytes::copy_from_slice(&ping.payload()));
+                    self.receive_pong(old, ping.payload(), None);
                 }
             }
             StaleOp::Echo => {
                 if let (Some(ping), Some(link)) = (self.old_ping, &self.link) {
                     let attempt = link.attempt;
-                    self.receive_pong(attempt, Bytes::copy_from_slice(&ping.payload()));
+                    self.receive_pong(attempt, ping.payload(), None);
                 }
             }
             StaleOp::Ack => {
