@@ -671,15 +671,18 @@ impl Oracle {
         }
     }
 
-    /// A message may run out of its time and of its budget in one look at the clock: either may come
-    /// first.
+    /// A message may run out of its time, or the drain of its own, and of its budget in one look at
+    /// the clock: either may come first.
     fn look_for_withheld_ack(&mut self) {
         if self.link.phase != LinkPhase::Up || !self.may_be_overdue() {
             return;
         }
         let (now, budget) = (self.now, self.rules.config.outbox.retry_budget);
         let Some(seq) = self.first_awaited().filter(|&seq| self.may_be_head(seq)) else { return };
-        let both = |entry: &Entry| entry.expires_at.has_passed(now) && entry.may_charge >= budget;
+        let drained = self.closing.is_some_and(|deadline| deadline.has_passed(now));
+        let both = |entry: &Entry| {
+            (drained || entry.expires_at.has_passed(now)) && entry.may_charge >= budget
+        };
         if self.entry(seq).is_some_and(|entry| entry.is_live() && both(entry)) {
             self.loosen(seq);
         }
@@ -1373,7 +1376,7 @@ impl Oracle {
             Signal::Refused(refusal) => {
                 self.link.refused = Some(refusal);
                 if self.link.doubt {
-                    return;
+                    return self.may_die_alone();
                 }
                 self.end(None, self.now);
                 return self.relay();
@@ -1694,6 +1697,21 @@ impl Oracle {
         self.renewals = renewals.unwrap_or((0, 0));
         due.must_stop |= ends && !losses.is_empty();
         due
+    }
+
+    /// An attempt that may be over already ends now if it is not, before the clock is looked at: with
+    /// one message in flight, that one may be blamed before its time is over.
+    fn may_die_alone(&mut self) {
+        let config = &self.rules.config.outbox;
+        let (settles, limit) = (config.on_suspected == OnSuspected::Settle, config.suspect_limit);
+        let (attempt, head) = (self.link.attempt, self.first_possible());
+        let in_flight = |entry: &Entry| entry.is_surely_live() && entry.is_on(attempt);
+        let others = (head + 1..self.next).any(|seq| self.entry(seq).is_some_and(in_flight));
+        let Some(entry) = self.entry_mut(head).filter(|entry| in_flight(entry)) else { return };
+        if settles && !others && entry.lonely_deaths.saturating_add(1) >= limit {
+            entry.lonely_deaths = entry.lonely_deaths.saturating_add(1);
+            self.loosen(head);
+        }
     }
 
     /// The link is down: what was in flight is queued again, and somebody may be blamed.

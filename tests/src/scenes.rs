@@ -29,6 +29,9 @@ const ANYWHERE: &[Scene] =
 const WITH_ACKS: &[Scene] = &[
     nack,
     nack,
+    nack,
+    levels,
+    levels,
     levels,
     levels,
     levels,
@@ -50,7 +53,7 @@ pub(crate) fn cast(dealer: &mut Dealer, settings: &mut Settings) -> Vec<Scene> {
         let from = if acks && dealer.chance(2) { WITH_ACKS } else { ANYWHERE };
         scenes.push(dealer.pick(from));
     }
-    if settings.greets && dealer.chance(2) {
+    if settings.greets && !dealer.chance(3) {
         scenes.push(greeting);
     }
     let has = |scene: Scene| scenes.iter().any(|other| core::ptr::fn_addr_eq(*other, scene));
@@ -151,13 +154,13 @@ fn nack(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Crash),
     ];
     let denied = [Op::Peer(PeerOp::Deny(DenyOp::Transient)), us(1_200)];
-    match dealer.rng.random_range(0..8) {
+    match dealer.rng.random_range(0..9) {
         0 => ops.extend([Op::Client(ClientOp::Pause), us(100), Op::Client(ClientOp::Resume)]),
         1 => ops.extend([Op::Client(ClientOp::Snapshot), Op::Client(ClientOp::Crash)]),
         3 => ops.extend([denied, denied].concat()),
         4 => ops.extend([Op::Stale(StaleOp::Ack), Op::Stale(StaleOp::Resumed)]),
         // The next link is there before the pause is over, and something was in flight.
-        2 | 5 | 6 => redial(dealer, ops),
+        2 | 5 | 6 | 7 => redial(dealer, ops),
         _ => some(dealer, ops, &happens, 1_500),
     }
     ops.push(us(5_000));

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use bowline_core::{
     Ack, Amount, Attempt, Backoff, ClientConfig, ConnectionConfig, Deadline, FailReason, Fate,
     Instant, Jitter, Level, Loss, MessageId, Nack, OnSuspected, OutboxConfig, OutboxId, Phase,
-    Ping, Refused, Seq, Signal, Status, StopReason, Timer, Wire,
+    Ping, Refusal, Refused, Seq, Signal, Status, StopReason, Timer, Wire,
 };
 use bowline_testkit::{
     history::{Content, Gauges, Moment, Seen},
@@ -123,6 +123,42 @@ fn a_message_that_runs_out_of_its_time_and_its_budget_at_once_fails_of_either() 
     let mut rich = withheld(42_000);
     rich.rules.config.outbox.retry_budget = 1;
     assert_eq!(exhausted(rich).map_err(|v| v.statement), Err(Statement::X1));
+}
+
+#[test]
+fn a_message_whose_budget_is_used_up_when_a_drain_ends_fails_of_either() {
+    let drained = |deadline: u64, late: u64, reason: FailReason| {
+        let mut story = Story::up().push_acked(1, Duration::from_secs(100)).send(1);
+        story.rules.config.outbox.retry_budget = 0;
+        let deadline = Instant::from_micros(deadline * 1_000);
+        let story = story.pinged(1).flushed().ponged(1).see(Seen::Close { deadline });
+        judge(&story.later(late).aborts().failed(1, reason, Fate::MaybeDelivered))
+    };
+    assert_eq!(drained(30_000, 42_000, FailReason::Exhausted), Ok(()));
+    assert_eq!(drained(30_000, 42_000, FailReason::Returned), Ok(()));
+    // An ack that is not overdue yet costs nothing.
+    let early = drained(10_000, 20_000, FailReason::Exhausted);
+    assert_eq!(early.map_err(|v| v.statement), Err(Statement::X1));
+}
+
+#[test]
+fn a_client_that_is_refused_late_may_blame_what_was_alone_in_flight() {
+    let refused = |others: u64| {
+        let mut story = Story::settling().opened().greeted();
+        story = story.push_acked(1, Duration::from_millis(35_000)).send(1);
+        for seq in 2..2 + others {
+            story = story.push(seq).send(seq);
+        }
+        // By now the attempt may have run into a limit, and the message may not have expired.
+        let mut story = story.later(32_000);
+        story.now = story.now + Duration::from_secs(10);
+        let attempt = story.attempt;
+        let signal = Signal::Refused(Refusal::Retry);
+        let story = story.see(Seen::Signalled { attempt, signal, honest: true });
+        judge(&story.later(0).aborts().failed(1, FailReason::Suspected, Fate::MaybeDelivered))
+    };
+    assert_eq!(refused(0), Ok(()));
+    assert_eq!(refused(1).map_err(|v| v.statement), Err(Statement::X4));
 }
 
 #[test]
