@@ -430,6 +430,22 @@ fn a_pause_during_the_greeting_holds_the_ack_clock() {
     assert_eq!(wire.drain(), "abort 1");
 }
 
+/// D2: that it is later only the connection has heard, and the outbox goes by the same clock.
+#[test]
+fn a_time_to_live_begins_at_the_latest_time_that_either_machine_was_told() {
+    let mut wire = World::new(Script::default());
+    wire.start();
+    let later = wire.now + HOUR;
+    wire.client.handle(later, Event::Heard(wire.attempt()));
+    let options = PushOptions { ttl: Some(SECOND), ..PushOptions::default() };
+    wire.client.push(wire.now, "a".into(), options).unwrap();
+    wire.now = later;
+    wire.wait(Duration::ZERO);
+    assert_eq!(wire.drain(), "ping 0, send 1:a");
+    wire.wait(SECOND);
+    assert_eq!(wire.drain(), "failed 1 Expired");
+}
+
 /// H44: the ack that sits in the read buffer when its limit runs out is read first.
 #[test]
 fn evidence_comes_before_the_verdict() {
