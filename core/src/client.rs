@@ -285,9 +285,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     ) -> Result<Self, ConfigError> {
         Ok(Self {
             connection: Connection::new(config.connection, rng)?,
+            now: outbox.now(),
             outbox,
             dialect,
-            now: Instant::ZERO,
             told: None,
             greeting: VecDeque::new(),
             reply: None,
