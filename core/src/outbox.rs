@@ -82,7 +82,7 @@
 
 use alloc::{
     boxed::Box,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     vec::Vec,
 };
@@ -780,6 +780,13 @@ struct Slot {
     stage: Stage,
 }
 
+impl Epoch {
+    /// That of a new outbox, which goes on for ever.
+    fn new(first: Seq, id: OutboxId) -> Self {
+        Self { first, last: Seq::new(u64::MAX), id, acked_to: Seq::new(0) }
+    }
+}
+
 impl Slot {
     fn size(&self) -> usize {
         self.body.as_ref().map_or(0, Body::len) + self.key.as_ref().map_or(0, Key::len)
@@ -790,6 +797,8 @@ impl Slot {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Epoch {
     first: Seq,
+    /// Its own last number; numbers between it and the next epoch were used by others and are gone.
+    last: Seq,
     id: OutboxId,
     /// A cumulative ack has settled all up to here.
     acked_to: Seq,
@@ -921,7 +930,7 @@ impl Outbox {
             newest: Attempt::NONE,
             closing: None,
             slots: VecDeque::new(),
-            epochs: VecDeque::from([Epoch { first, id, acked_to: Seq::new(0) }]),
+            epochs: VecDeque::from([Epoch::new(first, id)]),
             next: first,
             keys: BTreeMap::new(),
             expiry: Expiry::default(),
@@ -1563,15 +1572,15 @@ impl Outbox {
             };
             // Of its own numbers an outbox knows where they begin and end. Of those that were
             // restored, earlier ones may be settled, and the former life may have used later ones.
-            if let Some(after) = self.epochs.get(index + 1) {
-                let known = self.epochs[index].first..after.first;
-                if last < known.start || known.is_empty() || last >= known.end && !up_to {
-                    return Answered::None;
-                }
-                last = last.min(Seq::new(known.end.get() - 1));
-            } else if last < self.epochs[index].first {
-                return Answered::Violation;
+            let epoch = self.epochs[index];
+            let is_former = index + 1 < self.epochs.len();
+            if last < epoch.first {
+                return if is_former { Answered::None } else { Answered::Violation };
             }
+            if last > epoch.last && !up_to {
+                return Answered::None;
+            }
+            last = last.min(epoch.last);
         }
         if last >= self.fresh_from || last == Seq::new(0) {
             return Answered::Violation;
@@ -1589,10 +1598,9 @@ impl Outbox {
             if epoch.first > last || outbox.is_some_and(|outbox| outbox != epoch.id) {
                 continue;
             }
-            let end = self.epochs.get(index + 1).map_or(self.next, |after| after.first);
             let mut place = self.place(epoch.first.max(epoch.acked_to.next()));
             while let Some(slot) =
-                self.slots.get(place).filter(|slot| slot.seq <= last && slot.seq < end)
+                self.slots.get(place).filter(|slot| slot.seq <= last.min(epoch.last))
             {
                 if settles {
                     self.epochs[index].acked_to = slot.seq;
@@ -2201,6 +2209,10 @@ pub struct Snapshot {
     pub sent_to: Seq,
     /// The messages in their order.
     pub messages: Vec<SavedMessage>,
+    /// The last number that each outbox gave out of which there are messages here; the one whose
+    /// snapshot this is may lack, as its last is the one before `next_seq`. An ack of all up to a
+    /// number behind it is of what that outbox transmitted after its own snapshot.
+    pub ends: Vec<MessageId>,
     /// Charges to the budget of the head.
     pub charges: u32,
     /// Connections that died with the head alone in flight.
@@ -2313,10 +2325,20 @@ impl Outbox {
                 outcome,
             })
         });
+        let messages: Vec<SavedMessage> = messages.collect();
+        let mut ends: Vec<MessageId> = Vec::new();
+        for run in runs(&messages) {
+            let id = run[0].id;
+            let epoch = self.epochs[self.epoch_of(id.seq)];
+            if epoch.id != self.id() {
+                ends.push(MessageId { seq: epoch.last, ..id });
+            }
+        }
         Snapshot {
             next_seq: self.next,
             sent_to: Seq::new(self.fresh_from.get() - 1),
-            messages: messages.collect(),
+            messages,
+            ends,
             charges: self.charges,
             deaths: self.deaths,
             nacks: self.nacks,
@@ -2352,10 +2374,18 @@ impl Outbox {
         outbox.head = first;
         outbox.report = first;
         outbox.fresh_from = snapshot.sent_to.next();
+        for (index, run) in runs(&snapshot.messages).enumerate() {
+            let end = snapshot
+                .ends
+                .get(index)
+                .map_or(Seq::new(snapshot.next_seq.get() - 1), |end| end.seq);
+            let epoch = Epoch { last: end, ..Epoch::new(run[0].id.seq, run[0].id.outbox) };
+            outbox.epochs.push_back(epoch);
+        }
         for saved in snapshot.messages {
             outbox.load(saved);
         }
-        outbox.epochs.push_back(Epoch { first: snapshot.next_seq, id, acked_to: Seq::new(0) });
+        outbox.epochs.push_back(Epoch::new(snapshot.next_seq, id));
         outbox.rewind();
         outbox.tidy();
         outbox.charges = snapshot.charges;
@@ -2377,20 +2407,16 @@ impl Outbox {
         }
         let mut before: Option<&SavedMessage> = None;
         let mut held = Amount::default();
-        let mut outboxes: Vec<OutboxId> = Vec::new();
-        let mut keys = alloc::collections::BTreeSet::new();
+        if let Err(id) = check_ends(snapshot, fresh) {
+            return Err(RestoreRefused::Inconsistent(id.seq));
+        }
+        let mut keys = BTreeSet::new();
         for saved in &snapshot.messages {
             let seq = saved.id.seq;
             let inconsistent = Err(RestoreRefused::Inconsistent(seq));
             let least = before.map_or(Seq::new(1), |before| before.id.seq.next());
-            if seq < least || seq >= snapshot.next_seq || saved.id.outbox == fresh {
+            if seq < least || seq >= snapshot.next_seq {
                 return inconsistent;
-            }
-            if outboxes.last() != Some(&saved.id.outbox) {
-                if outboxes.contains(&saved.id.outbox) {
-                    return inconsistent;
-                }
-                outboxes.push(saved.id.outbox);
             }
             if saved.body.is_none() != (saved.outcome == Some(SavedOutcome::Delivered)) {
                 return inconsistent;
@@ -2419,10 +2445,7 @@ impl Outbox {
     }
 
     fn load(&mut self, saved: SavedMessage) {
-        let SavedMessage { id: MessageId { outbox, seq }, body, level, ttl, key, .. } = saved;
-        if self.epochs.back().is_none_or(|epoch| epoch.id != outbox) {
-            self.epochs.push_back(Epoch { first: seq, id: outbox, acked_to: Seq::new(0) });
-        }
+        let SavedMessage { id: MessageId { seq, .. }, body, level, ttl, key, .. } = saved;
         let (stage, expires_at) = match saved.outcome {
             None => (Stage::Live, self.expiry_of(ttl, seq)),
             Some(SavedOutcome::Delivered) => (Stage::Delivered, Instant::NEVER),
@@ -2453,6 +2476,33 @@ impl Outbox {
     }
 }
 
+/// The messages of each outbox.
+fn runs(messages: &[SavedMessage]) -> impl Iterator<Item = &[SavedMessage]> {
+    messages.chunk_by(|a, b| a.id.outbox == b.id.outbox)
+}
+
+/// Whether each outbox comes once, is not the one to be restored, and ends behind its last message
+/// and before the next one's first.
+fn check_ends(snapshot: &Snapshot, fresh: OutboxId) -> Result<(), MessageId> {
+    let mut outboxes = BTreeSet::from([fresh]);
+    let mut ends = snapshot.ends.iter();
+    let mut runs = runs(&snapshot.messages).peekable();
+    while let Some(run) = runs.next() {
+        let (first, last) = (&run[0], &run[run.len() - 1]);
+        if !outboxes.insert(first.id.outbox) {
+            return Err(first.id);
+        }
+        let next = runs.peek().map_or(snapshot.next_seq, |run| run[0].id.seq);
+        match ends.next() {
+            None if runs.peek().is_none() => {}
+            Some(end) if end.outbox == last.id.outbox && (last.id.seq..next).contains(&end.seq) => {
+            }
+            Some(_) | None => return Err(last.id),
+        }
+    }
+    ends.next().map_or(Ok(()), |end| Err(*end))
+}
+
 /// An [`Outbox`] as a value, for a model checker to hash: deadlines are microseconds from now,
 /// numbers count from the head, and what only counts is left out.
 ///
@@ -2464,6 +2514,8 @@ pub struct OutboxView {
     link: bool,
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
+    /// First and last number of each, as far as they are not behind all slots.
+    epochs: Vec<(i64, i64)>,
     failed: Vec<i64>,
     /// Next, fresh, sent from, sent to, cursor, pinged, unheard, ack subject.
     cursors: [Option<i64>; 8],
@@ -2485,7 +2537,6 @@ pub struct OutboxView {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct SlotView {
     seq: i64,
-    epoch: usize,
     body: Option<Body>,
     key: Option<Key>,
     expires_in: Instant,
@@ -2512,7 +2563,6 @@ impl Outbox {
         };
         let slot = |slot: &Slot| SlotView {
             seq: from_head(slot.seq),
-            epoch: self.epoch_of(slot.seq),
             body: slot.body.clone(),
             key: slot.key.clone(),
             expires_in: ahead(slot.expires_at),
@@ -2532,6 +2582,11 @@ impl Outbox {
             link: self.attempt != Attempt::NONE,
             closing_in: self.closing.map(ahead),
             slots: self.slots.iter().filter(|slot| !self.is_dead(slot)).map(slot).collect(),
+            epochs: (self.epochs.iter())
+                .map(|epoch| {
+                    (from_head(epoch.first.max(floor)), from_head(epoch.last.min(self.next)))
+                })
+                .collect(),
             failed: self.failed.iter().copied().map(from_head).collect(),
             cursors: [
                 Some(self.next),

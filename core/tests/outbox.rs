@@ -1622,6 +1622,44 @@ fn an_ack_of_what_the_former_life_sent_after_the_snapshot_settles_what_was_resto
     assert_eq!(wire.outbox.stats().violations, 1);
 }
 
+/// H68: between the old messages and the next that are left, a number may be missing that the former
+/// life had used as well.
+#[test]
+fn an_ack_of_what_the_former_life_sent_settles_what_was_restored_twice() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    let snapshot = wire.outbox.snapshot();
+    // The former life goes on up to 3; this one gives 3 to a message that does not stay.
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.push("gone", Acked);
+    wire.push("new", Acked);
+    wire.cancel(3);
+    wire.drain();
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(3), snapshot).unwrap();
+    wire.up();
+    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(3) }));
+    assert_eq!((wire.outbox.stats().delivered, wire.outbox.watermark()), (2, seq(4)));
+    assert_eq!(wire.outbox.stats().violations, 0);
+}
+
+/// H68: what an outbox never sent before its orderly end, nobody can have.
+#[test]
+fn an_ack_of_what_an_old_outbox_gave_a_number_and_never_sent_is_a_violation() {
+    let mut wire = World::new();
+    wire.push_many(3, Acked);
+    wire.cancel(3);
+    wire.drain();
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.push("new", Acked);
+    let snapshot = wire.outbox.clone().into_snapshot();
+    let mut wire = wire.restored(OutboxId::new(3), snapshot).unwrap();
+    wire.up();
+    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(3) }));
+    assert_eq!((wire.outbox.stats().delivered, wire.outbox.stats().violations), (0, 1));
+}
+
 #[test]
 fn an_ack_of_an_outbox_that_is_not_known_any_more_is_no_fault_of_the_peer() {
     let wire = World::new();
@@ -1710,7 +1748,7 @@ fn what_was_restored_after_an_orderly_end_and_never_transmitted_is_known_not_to_
 #[test]
 fn a_hostile_snapshot_is_refused_and_handed_back() {
     type Forgery = fn(&mut Snapshot);
-    let forgeries: [(&str, Forgery); 11] = [
+    let forgeries: [(&str, Forgery); 16] = [
         ("no next number", |s| s.next_seq = seq(0)),
         ("numbers used up", |s| s.next_seq = seq(u64::MAX)),
         ("a number to come", |s| s.messages[2].id.seq = seq(4)),
@@ -1719,7 +1757,19 @@ fn a_hostile_snapshot_is_refused_and_handed_back() {
         ("numbers that fall", |s| s.messages.swap(0, 1)),
         ("a number twice", |s| s.messages[1].id.seq = seq(1)),
         ("an id that is not fresh", |s| s.messages[2].id.outbox = OutboxId::new(2)),
-        ("an outbox that comes back", |s| s.messages[1].id.outbox = OutboxId::new(9)),
+        ("an outbox that comes back", |s| {
+            s.messages[1].id.outbox = OutboxId::new(9);
+            s.ends = vec![s.messages[0].id, s.messages[1].id];
+        }),
+        ("an outbox without an end", |s| s.messages[0].id.outbox = OutboxId::new(9)),
+        ("an end before the last message", |s| s.ends = vec![s.messages[1].id]),
+        ("an end that is to come", |s| {
+            s.ends = vec![MessageId { seq: seq(4), ..s.messages[2].id }]
+        }),
+        ("the end of another", |s| {
+            s.ends = vec![MessageId { outbox: OutboxId::new(9), ..s.messages[2].id }];
+        }),
+        ("two ends", |s| s.ends = vec![s.messages[2].id, s.messages[2].id]),
         ("a live message without body", |s| s.messages[0].body = None),
         ("a delivered one with a body", |s| {
             s.messages[0].outcome = Some(SavedOutcome::Delivered);

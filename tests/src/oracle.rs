@@ -24,7 +24,7 @@
 //! assert_eq!(violation.statement, Statement::S12);
 //! ```
 
-use core::{cmp::Reverse, time::Duration};
+use core::{cmp::Reverse, ops::RangeInclusive, time::Duration};
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use bowline_core::{
@@ -337,8 +337,9 @@ pub struct Oracle {
     entries: VecDeque<Entry>,
     base: u64,
     next: u64,
-    /// The outboxes of what was restored, then the own one, with their first numbers.
-    epochs: Vec<(u64, OutboxId)>,
+    /// The outboxes of what was restored, with the first number that was and the last that each gave
+    /// out, then the own one.
+    epochs: Vec<(RangeInclusive<u64>, OutboxId)>,
     outboxes: Vec<OutboxId>,
     /// The last number that may have been transmitted.
     sent_to: u64,
@@ -414,7 +415,7 @@ impl Oracle {
             entries: VecDeque::new(),
             base: 1,
             next: 1,
-            epochs: vec![(1, outbox)],
+            epochs: vec![(1..=u64::MAX, outbox)],
             outboxes: vec![outbox],
             sent_to: 0,
             possible: 1,
@@ -933,7 +934,7 @@ impl Oracle {
             Some(ttl) => (self.now + ttl, self.now + late(ttl)),
             None => (Instant::NEVER, Instant::NEVER),
         };
-        let outbox = self.epochs.last().map_or(self.rules.outbox, |&(_, id)| id);
+        let outbox = self.epochs.last().map_or(self.rules.outbox, |(_, id)| *id);
         let entry = Entry {
             message,
             outbox,
@@ -1075,10 +1076,12 @@ impl Oracle {
             entry.sent_on = Attempt::NONE;
             entry.recalled = false;
             entry.answered = false;
+            match next.epochs.last_mut().filter(|(_, id)| *id == entry.outbox) {
+                Some((numbers, _)) => *numbers = *numbers.start()..=seq,
+                None if entry.stage == Stage::Gone => {}
+                None => next.epochs.push((seq..=seq, entry.outbox)),
+            }
             if entry.stage != Stage::Gone {
-                if next.epochs.last().is_none_or(|&(_, id)| id != entry.outbox) {
-                    next.epochs.push((seq, entry.outbox));
-                }
                 // What had failed before the snapshot was not sent after it.
                 let failed = matches!(entry.stage, Stage::Failed(_)) && !entry.loose;
                 if seq <= saved.sent_to && !entry.handed_over && !failed {
@@ -1113,7 +1116,7 @@ impl Oracle {
         }
         next.loaded_slots = next.entries.len();
         next.loaded = (next.live as u64, (next.live + next.loose) as u64);
-        next.epochs.push((saved.next, outbox));
+        next.epochs.push((saved.next..=u64::MAX, outbox));
         next.saved = Some(saved);
         next.look_at_messages();
         *self = next;
@@ -1456,20 +1459,15 @@ impl Oracle {
         let mut last = last;
         if let Some(outbox) = outbox {
             let index = self.epochs.iter().position(|&(_, id)| id == outbox)?;
-            let first = self.epochs[index].0;
-            match self.epochs.get(index + 1) {
-                Some(&(end, _)) => {
-                    if last < first || last >= end && !up_to {
-                        return None;
-                    }
-                    last = last.min(end - 1);
-                }
-                None if last < first => {
-                    self.illegal = true;
-                    return None;
-                }
-                None => {}
+            let numbers = self.epochs[index].0.clone();
+            if last < *numbers.start() {
+                self.illegal |= index + 1 == self.epochs.len();
+                return None;
             }
+            if last > *numbers.end() && !up_to {
+                return None;
+            }
+            last = last.min(*numbers.end());
         }
         if last == 0 || last > self.sent_to {
             self.illegal = true;

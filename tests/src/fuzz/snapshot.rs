@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use arbitrary::Arbitrary;
 use bowline_core::{
-    Body, Instant, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, PushOptions, Seq,
-    Snapshot, Wire,
+    Body, Instant, MessageId, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput,
+    PushOptions, Seq, Snapshot, Wire,
 };
 
 use super::read;
@@ -121,5 +121,19 @@ fn tidy(snapshot: &mut Snapshot) {
         }
     }
     snapshot.next_seq = Seq::new(number + 1 + snapshot.next_seq.get() % 3);
+    let runs = snapshot.messages.chunk_by(|a, b| a.id.outbox == b.id.outbox);
+    let mut runs = runs.map(|run| (run[0].id.seq, run[run.len() - 1].id)).peekable();
+    let mut ends = Vec::new();
+    while let Some((_, last)) = runs.next() {
+        let next = runs.peek().map_or(snapshot.next_seq, |&(first, _)| first);
+        let forged = snapshot.ends.get(ends.len());
+        // The last outbox may lack.
+        if let (None, None) = (runs.peek(), forged) {
+            break;
+        }
+        let behind = forged.map_or(0, |end| end.seq.get()) % (next.get() - last.seq.get());
+        ends.push(MessageId { seq: Seq::new(last.seq.get() + behind), ..last });
+    }
+    snapshot.ends = ends;
     snapshot.sent_to = Seq::new(snapshot.sent_to.get() % snapshot.next_seq.get());
 }
