@@ -4,6 +4,8 @@
 //! for what the simulator's dice would not throw, guided by the code that it reaches, and what it
 //! finds is a [`Trace`] like any other: it is shrunk, printed, and can stand in `tests/traces`.
 //!
+//! For a seed that is a multiple of 16, lives are played twice.
+//!
 //! A run is short: so many ops at most, and together they let no more time pass than a few hundred of
 //! the client's deadlines. A client whose dice throw zeros redials every millisecond of it.
 
@@ -11,7 +13,8 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use crate::{
     op::{ClientOp, ClockOp, LinkOp, Micros, Op},
-    run::{judge, shrink},
+    oracle::Oracle,
+    run::{Lives, Outcome, judge_lives, shrink},
     settings::Settings,
     trace::Trace,
 };
@@ -34,6 +37,11 @@ pub fn run(data: &[u8]) {
     });
     let violation = judge(&trace).violation.unwrap_or(violation);
     panic!("for tests/traces/NAME.ops:\n# {violation}\n{trace}");
+}
+
+fn judge(trace: &Trace) -> Outcome<Oracle> {
+    let twice = trace.settings.seed.is_multiple_of(16);
+    judge_lives(trace, if twice { Lives::Twice } else { Lives::Once })
 }
 
 /// The trace that the bytes make; bytes that run out are zeros.
