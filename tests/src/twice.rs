@@ -521,7 +521,16 @@ impl<D: Dialect<Credentials = ()>> Parts<D> {
         }
         let Some(idle) = &mut self.idle else { return Ok(()) };
         match &step.input {
-            Input::Push(_) | Input::Event(Event::Cancel(_)) => return Ok(()),
+            // What comes of no attempt tells the time and nothing else.
+            Input::Push(_) => {
+                let stale = Received::Pong(Vec::new().into());
+                idle.receive(step.at, Attempt::NONE, stale);
+                return Ok(());
+            }
+            Input::Event(Event::Cancel(_)) => {
+                idle.tell(step.at, &Input::Event(Event::Tick));
+                return Ok(());
+            }
             Input::Event(_) | Input::Receive(..) => {
                 idle.tell(step.at, &step.input);
                 return Ok(());
