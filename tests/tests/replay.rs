@@ -102,6 +102,37 @@ fn a_file_that_is_not_there_is_an_error() {
     assert_eq!(output.status.code(), Some(3));
 }
 
+#[test]
+fn a_trace_of_the_simulation_is_run_again_in_its_world() {
+    let story = "# two messages\nsettings language=plain seed=1\nclient start\npush 2\npass 1s\n";
+    let replayed = replay(story, &[]);
+    let text = String::from_utf8(replayed.stdout).unwrap();
+    assert!(text.starts_with("settings seed=1\n"), "{text}");
+    for line in ["\n> push 2\n", "dials 1\n", "delivered 1 to 2\n"] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(text.ends_with("\nEvery promise was kept.\n"), "{text}");
+    assert_eq!(replayed.status.code(), Some(0));
+}
+
+#[test]
+fn a_broken_promise_is_named() {
+    // Dice that show nothing but ones are no chance, and the oracle is told that they are.
+    let replayed = replay(BROKEN, &[]);
+    let text = String::from_utf8(replayed.stdout).unwrap();
+    let (_, last) = text.trim_end().rsplit_once('\n').unwrap();
+    assert!(last.starts_with("BROKEN "), "{text}");
+    assert_eq!(replayed.status.code(), Some(1));
+}
+
+#[test]
+fn an_op_that_means_nothing_is_told_by_line() {
+    let replayed = replay("client start\nlink fry\n", &[]);
+    let told = String::from_utf8(replayed.stderr).unwrap();
+    assert_eq!(told, "replay: -: line 2: \"fry\" means nothing here\n");
+    assert_eq!(replayed.status.code(), Some(3));
+}
+
 // ---- Helpers ------------------------------------------------------------------------------------
 
 /// Three messages, of which one is cancelled, and a connection that ends.

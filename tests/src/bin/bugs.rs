@@ -177,25 +177,37 @@ impl Lab {
     fn simulate(&self) -> Outcome<Option<Vec<(String, u64)>>> {
         let args = ["build", "--release", "-p", "bowline-testkit", "--bin", "simulate"];
         self.cargo(&args)?;
-        let binary = self.target.join("release/simulate");
-        let (mut first, mut step) = (0, 1_000);
+        let (mut first, mut step) = (0, 100);
         while first < self.seeds {
             let count = step.min(self.seeds - first);
-            let mut command = Command::new(&binary);
-            command.args(["--json", "--show=0", &format!("--first={first}")]);
-            command.arg(format!("--seeds={count}"));
-            let Some(output) = output(&mut command, PATIENCE)? else { return Ok(None) };
-            let result: serde_json::Value = serde_json::from_str(output.trim())?;
-            let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
-            if !seeds.is_empty() {
-                let mut found: Vec<_> = seeds.into_iter().collect();
-                found.sort_by_key(|(_, seed)| *seed);
-                return Ok(Some(found));
+            let Some(found) = self.broken(first, count, PATIENCE)? else { return Ok(None) };
+            if !found.is_empty() {
+                // A hundred seeds say little of what else it breaks; more may take for ever.
+                let more = self.broken(first, count.max(1_000), PATIENCE / 12)?;
+                return Ok(more.or(Some(found)));
             }
             first += count;
             step *= 10;
         }
         Ok(Some(Vec::new()))
+    }
+
+    /// The same for these seeds, with the simulation that was built.
+    fn broken(
+        &self,
+        first: u64,
+        count: u64,
+        patience: Duration,
+    ) -> Outcome<Option<Vec<(String, u64)>>> {
+        let mut command = Command::new(self.target.join("release/simulate"));
+        command.args(["--json", "--show=0", &format!("--first={first}")]);
+        command.arg(format!("--seeds={count}"));
+        let Some(output) = output(&mut command, patience)? else { return Ok(None) };
+        let result: serde_json::Value = serde_json::from_str(output.trim())?;
+        let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
+        let mut found: Vec<_> = seeds.into_iter().collect();
+        found.sort_by_key(|(_, seed)| *seed);
+        Ok(Some(found))
     }
 
     /// Those of the tests that fail, by name. Those of the core first; the others only for hazards
