@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run -p bowline-testkit --bin replay -- client.trace
 //! cargo run -p bowline-testkit --bin replay -- --all client.trace
-//! cargo run -p bowline-testkit --bin replay -- tests/traces/an-ack-of-an-old-connection.ops
+//! cargo run -p bowline-testkit --bin replay -- tests/traces/blamed-alone.ops
 //! ```
 //!
 //! On the left is the time since the driver's epoch, in seconds. `->` is what the client did, `==` its
@@ -30,6 +30,7 @@ use bowline_core::{
 };
 use bowline_testkit::{
     run,
+    statement::Violation,
     story::{Seconds, Story},
     trace::Trace,
 };
@@ -71,10 +72,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut input = BufReader::new(input);
     let mut out = BufWriter::new(io::stdout().lock());
     // A line of JSON begins with a brace, and nothing in a trace of ops does.
-    if input.fill_buf()?.trim_ascii_start().first() != Some(&b'{') {
+    if input.fill_buf()?.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
         let mut text = String::new();
         input.read_to_string(&mut text)?;
-        let (told, kept) = tell_ops(&text.parse()?, &mut out);
+        let trace: Trace = text.parse()?;
+        trace.settings.validate()?;
+        let (told, kept) = tell_ops(&trace, &mut out);
         written(told)?;
         return Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -100,11 +103,15 @@ fn written(told: io::Result<()>) -> io::Result<()> {
 /// Runs a trace of the simulation, tells its story, and says whether every promise was kept.
 fn tell_ops(trace: &Trace, mut out: impl Write) -> (io::Result<()>, bool) {
     let (violation, story) = run::tell(trace);
-    let told = write!(out, "{}\n{story}\n", trace.settings).and_then(|()| match &violation {
-        None => writeln!(out, "Every promise was kept."),
-        Some(violation) => writeln!(out, "BROKEN {violation}"),
-    });
+    let told = writeln!(out, "{}\n{story}\n{}", trace.settings, ending(violation.as_ref()));
     (told.and_then(|()| out.flush()), violation.is_none())
+}
+
+fn ending(violation: Option<&Violation>) -> String {
+    match violation {
+        None => "Every promise was kept.".to_owned(),
+        Some(violation) => format!("BROKEN {violation}"),
+    }
 }
 
 type Outcome = Result<Replayed, ReplayError<Unreadable>>;
@@ -141,4 +148,24 @@ fn tell(
         Err(_) => Ok(()),
     });
     (told.and_then(|()| out.flush()), outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::Instant;
+    use bowline_testkit::statement::Statement;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_promise_is_named_at_the_end() {
+        let text = "4 goes after 5".to_owned();
+        let violation =
+            Violation { statement: Statement::S5, at: Instant::from_micros(1_500_000), text };
+        assert_eq!(
+            ending(Some(&violation)),
+            "BROKEN S5: on one attempt numbers rise, and the replay comes first \
+             (4 goes after 5, at 1.500000)"
+        );
+    }
 }
