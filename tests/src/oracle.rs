@@ -685,18 +685,18 @@ impl Oracle {
         }
     }
 
-    /// At the end of a drain everything left is handed back.
+    /// At the end of a drain everything left is handed back, or has outlived its time.
     fn return_all(&mut self, surely: bool) {
-        let mut seq = self.possible;
-        while seq < self.next {
-            if self.entry(seq).is_some_and(Entry::is_live) {
-                if surely && self.entry(seq).is_some_and(Entry::is_surely_live) {
-                    self.settle(seq, Stage::Failed(FailReason::Returned));
-                } else {
-                    self.loosen(seq);
-                }
+        for seq in self.possible..self.next {
+            let Some(entry) = self.entry(seq).copied().filter(Entry::is_live) else { continue };
+            if entry.expires_at.has_passed(self.now) {
+                self.may_expire(seq);
+                self.loosen(seq);
+            } else if surely && entry.is_surely_live() {
+                self.settle(seq, Stage::Failed(FailReason::Returned));
+            } else {
+                self.loosen(seq);
             }
-            seq += 1;
         }
     }
 

@@ -126,6 +126,22 @@ fn a_message_that_runs_out_of_its_time_and_its_budget_at_once_fails_of_either() 
 }
 
 #[test]
+fn a_message_whose_time_is_over_when_a_drain_ends_has_expired() {
+    let ended = |late: u64, reason: FailReason| {
+        let stopping = Story::up().see(Seen::Stop).see(Seen::Closes(A1));
+        let pushed = stopping.push_acked(1, Duration::from_millis(2));
+        let draining = pushed.see(Seen::Close { deadline: Instant::from_micros(10_000_000) });
+        // The loss is read before the clock is looked at.
+        let mut ended = draining;
+        ended.now = ended.now + Duration::from_millis(late);
+        judge(&ended.lost(Loss::Eof).failed(1, reason, Fate::NotSent))
+    };
+    assert_eq!(ended(2, FailReason::Expired), Ok(()));
+    assert_eq!(ended(1, FailReason::Returned), Ok(()));
+    assert_eq!(ended(1, FailReason::Expired).map_err(|v| v.statement), Err(Statement::X5));
+}
+
+#[test]
 fn a_driver_that_looks_at_the_clock_long_after_it_reads_again_finds_a_silent_peer_as_late() {
     let resumed = || {
         let probed = Story::up().probed().see(Seen::Paused(A1)).waits_for_nothing();
