@@ -30,12 +30,13 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use bowline_core::{
     Ack, Attempt, ClientConfig, Deadline, FailReason, Fate, Instant, Jitter, Level, Loss,
     MessageId, Nack, OnSuspected, OutboxId, Phase, Ping, Refusal, Refused, Seq, Signal, Status,
-    Timer, Verdict, VerdictLimits, Wire,
+    Timer, Verdict, VerdictFn, VerdictLimits, Wire,
 };
 
 use crate::{
     history::{Content, Gauges, Moment, Seen},
     statement::{Statement, Violation},
+    verdicts,
 };
 
 /// What the oracle must be told, for no history shows it.
@@ -57,12 +58,23 @@ pub struct Rules {
     /// Whether the client's generator is a fair one: then delays that are too short to be chance
     /// are a violation of R2. Default no.
     pub fair: bool,
+    /// The client's table of verdicts, if it has one of its own. Default the [one](verdicts::verdict)
+    /// that the design fixes; what the settings name is not looked at, for it may be wrong.
+    pub verdict: VerdictFn,
 }
 
 impl Rules {
     /// The defaults.
     pub fn new(config: ClientConfig, outbox: OutboxId) -> Self {
-        Self { config, outbox, greets: false, refuses_gaps: true, ledger: true, fair: false }
+        Self {
+            config,
+            outbox,
+            greets: false,
+            refuses_gaps: true,
+            ledger: true,
+            fair: false,
+            verdict: verdicts::verdict,
+        }
     }
 }
 
@@ -194,6 +206,14 @@ struct Link {
     /// When the newest ping was flushed of which no byte was heard since.
     ping_flushed_at: Option<Instant>,
     first_ping_flushed_at: Option<Instant>,
+    /// While the peer has never answered a ping: since when it was not asked whether it does, whether
+    /// that is due, whether the ping that asks is on its way, and when it was flushed.
+    unasked_since: Instant,
+    asks: bool,
+    ask_unflushed: bool,
+    asked_at: Option<Instant>,
+    /// It was heard long after that, and is given up then.
+    deaf_at: Option<Instant>,
     heartbeat_owed: bool,
     /// Since when an ack may have been waited for.
     acks_awaited_at: Option<Instant>,
@@ -243,6 +263,11 @@ impl Link {
             ping_unflushed: false,
             ping_flushed_at: None,
             first_ping_flushed_at: None,
+            unasked_since: since,
+            asks: false,
+            ask_unflushed: false,
+            asked_at: None,
+            deaf_at: None,
             heartbeat_owed: false,
             acks_awaited_at: None,
             pings: VecDeque::new(),
@@ -715,6 +740,18 @@ impl Oracle {
         {
             link.heartbeat_owed = true;
         }
+        // Whether the peer answers pings is asked even if it is never silent.
+        let due = link.unasked_since + config.ping_interval;
+        if config.can_ping
+            && !self.ever_ponged
+            && link.phase == LinkPhase::Up
+            && !link.doubt
+            && !link.paused
+            && due.has_passed(self.now)
+        {
+            link.asks = true;
+            link.heartbeat_owed |= link.pinged.is_none();
+        }
     }
 
     // ---- Entries -------------------------------------------------------------------------------
@@ -1175,9 +1212,14 @@ impl Oracle {
                 && link.ping_flushed_at.is_some_and(|at| since(at, config.pong_limit))
     }
 
-    fn may_be_deaf(&self) -> bool {
+    /// How long a peer that talks may take for its first pong.
+    fn patience(&self) -> Duration {
         let config = &self.rules.config.connection;
-        let patience = config.ping_interval.saturating_add(config.pong_limit).saturating_mul(5);
+        config.ping_interval.saturating_add(config.pong_limit).saturating_mul(5)
+    }
+
+    fn may_be_deaf(&self) -> bool {
+        let patience = self.patience();
         !self.ever_ponged
             && !self.link.paused
             && self
@@ -1231,6 +1273,7 @@ impl Oracle {
         link.heard_at = self.now;
         link.took_at = self.now;
         link.resumed_at = None;
+        link.unasked_since = self.now;
         link.probing = probing;
         self.been_up = true;
         let from = self.first_possible();
@@ -1242,11 +1285,16 @@ impl Oracle {
     }
 
     fn heard(&mut self) {
+        let patience = self.patience();
         let link = &mut self.link;
+        let asked = link.asked_at.is_some_and(|at| (at + patience).has_passed(self.now));
+        if asked && !self.ever_ponged && !link.paused {
+            link.deaf_at.get_or_insert(self.now + self.rules.config.connection.pong_limit);
+        }
         link.heard_at = self.now;
         link.resumed_at = None;
         link.ping_flushed_at = None;
-        link.heartbeat_owed = false;
+        link.heartbeat_owed &= !self.ever_ponged && link.pinged.is_none();
     }
 
     fn resumed(&mut self) {
@@ -1257,6 +1305,9 @@ impl Oracle {
         }
         let link = &mut self.link;
         link.resumed_at = Some(self.now);
+        link.unasked_since = self.now;
+        link.asked_at = link.asked_at.map(|_| self.now);
+        link.deaf_at = None;
         link.heartbeat_owed = false;
         if let Some(at) = &mut link.ping_flushed_at {
             *at = self.now;
@@ -1274,6 +1325,9 @@ impl Oracle {
         if core::mem::take(&mut link.ping_unflushed) {
             link.ping_flushed_at.get_or_insert(self.now);
             link.first_ping_flushed_at.get_or_insert(self.now);
+        }
+        if core::mem::take(&mut link.ask_unflushed) {
+            link.asked_at.get_or_insert(self.now);
         }
         if link.phase != LinkPhase::Up {
             return;
@@ -1310,6 +1364,8 @@ impl Oracle {
         }
         self.ever_ponged = true;
         self.link.first_ping_flushed_at = None;
+        self.link.deaf_at = None;
+        self.link.heartbeat_owed = false;
         let seq = ping.seq.get();
         if self.link.pinged.is_none_or(|pinged| seq > pinged) {
             self.illegal = true;
@@ -1653,7 +1709,7 @@ impl Oracle {
         let mut renewals: Option<(u32, u32)> = None;
         let mut ends = true;
         for &loss in losses {
-            let verdict = (config.verdict)(loss, limits);
+            let verdict = (self.rules.verdict)(loss, limits);
             let renewed = match verdict {
                 Verdict::Renew => (before.0.saturating_add(1), before.1.saturating_add(1)),
                 _ => (0, 0),
@@ -2012,6 +2068,7 @@ impl Oracle {
         link.pinged = link.pinged.max(Some(seq));
         link.since_ping = (0, 0);
         link.ping_unflushed = true;
+        link.ask_unflushed |= link.asks;
         link.heartbeat_owed = false;
     }
 
@@ -2541,6 +2598,15 @@ impl Oracle {
                 let text = "nobody asks for a receipt".into();
                 return Err(self.violation(Statement::L7, text));
             }
+            let asked = link.ponged || !link.pings.is_empty() || link.refused.is_some();
+            if link.probing && self.live > 0 && !asked && self.hold_until.is_none() {
+                let text = "messages wait for a first pong, and nobody asks for it".into();
+                return Err(self.violation(Statement::L7, text));
+            }
+        }
+        if !link.paused && self.looked && link.deaf_at.is_some_and(|at| at.has_passed(self.now)) {
+            let text = "the peer talks and answers no ping, and is not given up".into();
+            return Err(self.violation(Statement::L2, text));
         }
         if !link.paused && self.looked {
             let heard_at = link.heard_at.max(link.resumed_at.unwrap_or(Instant::ZERO));
