@@ -91,7 +91,11 @@ mod tests {
         ];
         let all = statuses.chain(codes).chain(refusals.map(Loss::Refused)).chain(others);
         for loss in all {
-            assert_eq!(verdict(loss, limits), bowline_core::verdict(loss, limits), "{loss:?}");
+            assert_eq!(
+                verdict(loss, limits),
+                bowline_core::loss::verdict(loss, limits),
+                "{loss:?}"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use bowline_core::{
     Ack, Amount, Attempt, Backoff, ClientConfig, ConnectionConfig, Deadline, FailReason, Fate,
     Instant, Jitter, Level, Loss, MessageId, Nack, OnSuspected, OutboxConfig, OutboxId, Phase,
-    Ping, Refused, Seq, Signal, Status, StopReason, Timer, Wire,
+    Ping, Refused, Seq, Signal, Status, StopReason, Timer, Verdict, Wire,
 };
 use bowline_testkit::{
     history::{Content, Gauges, Moment, Seen},
@@ -165,6 +165,75 @@ fn an_answer_to_a_message_that_is_settled_is_progress_too() {
     };
     assert_eq!(judge(&probing().nack_next().send(4)), Ok(()));
     assert_eq!(judge(&probing().send(4)).map_err(|v| v.statement), Err(Statement::X4));
+}
+
+// ---- What the core's own word is not taken for ---------------------------------------------------
+
+#[test]
+fn a_servers_own_delay_is_kept_whatever_table_the_settings_name() {
+    let refused = || {
+        let mut story = Story::dialed();
+        story.rules.config.connection.verdict = |_, _| Verdict::Retry;
+        let retry_after = Some(Duration::from_secs(8));
+        story.lost(Loss::Status { status: 503, retry_after })
+    };
+    let dials_after = |story: Story, millis| judge(&story.later(millis).dial(2));
+    assert_eq!(dials_after(refused(), 8_000), Ok(()));
+    let early = dials_after(refused(), 7_999);
+    assert_eq!(early.map_err(|violation| violation.statement), Err(Statement::R4));
+    // A quarter later at most.
+    assert_eq!(judge(&refused().waits_until(10_000, Timer::Redial)), Ok(()));
+    let late = judge(&refused().waits_until(10_001, Timer::Redial));
+    assert_eq!(late.map_err(|violation| violation.statement), Err(Statement::R4));
+    // Unless the oracle is told of a table that is the client's own.
+    let mut own = refused();
+    own.rules.verdict = own.rules.config.connection.verdict;
+    assert_eq!(dials_after(own, 1_000), Ok(()));
+}
+
+#[test]
+fn what_no_other_attempt_can_mend_ends_a_client_that_was_never_up() {
+    let again = |loss| judge(&Story::dialed().lost(loss).later(1_000).dial(2));
+    assert_eq!(again(Loss::Tls), Ok(()));
+    let hopeless = again(Loss::Certificate);
+    assert_eq!(hopeless.map_err(|violation| violation.statement), Err(Statement::S13));
+    let been_up = Story::up().lost(Loss::Certificate).redial_after(30_000);
+    assert_eq!(judge(&been_up), Ok(()));
+}
+
+#[test]
+fn a_peer_that_talks_is_asked_all_the_same_whether_it_answers_pings() {
+    let talks = || Story::up().later(10_000).see(Seen::Heard(A1));
+    assert_eq!(judge(&talks().later(9_999).waits()), Ok(()));
+    assert_eq!(judge(&talks().later(10_000).pinged(0).waits()), Ok(()));
+    let unasked = judge(&talks().later(10_000).waits());
+    assert_eq!(unasked.map_err(|violation| violation.statement), Err(Statement::L7));
+    // One that has answered is asked when it is silent.
+    let answered = Story::up().probed().later(10_000).see(Seen::Heard(A1));
+    assert_eq!(judge(&answered.later(10_000).waits()), Ok(()));
+}
+
+#[test]
+fn a_peer_that_talks_and_never_answers_a_ping_is_given_up() {
+    let talks = || {
+        let asked = Story::up().later(10_000).see(Seen::Heard(A1)).later(10_000);
+        let asked = asked.pinged(0).flushed();
+        (0..30).fold(asked, |story, _| story.later(5_000).see(Seen::Heard(A1)))
+    };
+    assert_eq!(judge(&talks().later(10_000).aborts()), Ok(()));
+    assert_eq!(judge(&talks().later(9_999).waits()), Ok(()));
+    let endless = judge(&talks().later(10_000).waits());
+    assert_eq!(endless.map_err(|violation| violation.statement), Err(Statement::L2));
+    // A first pong acquits it, however late.
+    assert_eq!(judge(&talks().ponged(0).later(10_000).waits()), Ok(()));
+}
+
+#[test]
+fn whoever_waits_for_a_first_pong_asks_for_it() {
+    let probing = || Story::sent().lost(Loss::Io).redial();
+    assert_eq!(judge(&probing().pinged(0).waits()), Ok(()));
+    let silent = judge(&probing().waits());
+    assert_eq!(silent.map_err(|violation| violation.statement), Err(Statement::L7));
 }
 
 // ---- Histories that are refused -----------------------------------------------------------------
