@@ -239,6 +239,8 @@ struct Link {
     in_flight: (usize, usize, usize),
     /// The head goes alone, surely.
     probing: bool,
+    /// It was given up while there was a socket, which somebody must close.
+    left: bool,
 }
 
 impl Link {
@@ -283,6 +285,7 @@ impl Link {
             unheard: (0, 0),
             in_flight: (0, 0, 0),
             probing: false,
+            left: false,
         }
     }
 
@@ -402,8 +405,9 @@ pub struct Oracle {
     due: Option<Due>,
     been_up: bool,
     ever_ponged: bool,
-    /// Failures in a row, at least and at most.
+    /// Failures in a row, at least and at most, and when the first of them was, at the earliest.
     failures: (u32, u32),
+    failing_since: Instant,
     /// `Renew` verdicts in a row, at least and at most.
     renewals: (u32, u32),
     /// Delays as parts of the longest: how many, and their sum.
@@ -470,6 +474,7 @@ impl Oracle {
             been_up: false,
             ever_ponged: false,
             failures: (0, 0),
+            failing_since: Instant::ZERO,
             renewals: (0, 0),
             drawn: (0, 0.0),
             nudge_free_at: Instant::ZERO,
@@ -1655,6 +1660,9 @@ impl Oracle {
                 (self.failures.1, self.renewals.1) = (0, 0);
             }
         }
+        if self.failures.1 == 0 {
+            self.failing_since = from;
+        }
         self.failures = (self.failures.0.saturating_add(1), self.failures.1.saturating_add(1));
         self.due = Some(self.due_after(&losses, from));
         if let Some(at) = self.link.nudged_at.take() {
@@ -1700,7 +1708,7 @@ impl Oracle {
             nudgeable: false,
             nudged_at: None,
             drawn: None,
-            may_stop: config.max_elapsed.is_some(),
+            may_stop: false,
             must_stop: config.max_attempts.is_some_and(|max| self.failures.0 >= max),
             shown: None,
         };
@@ -1748,6 +1756,8 @@ impl Oracle {
             }
         }
         self.renewals = renewals.unwrap_or((0, 0));
+        let too_late = |max| due.latest > self.failing_since + max;
+        due.may_stop |= config.max_elapsed.is_some_and(too_late);
         due.must_stop |= ends && !losses.is_empty();
         due
     }
@@ -1871,6 +1881,8 @@ impl Oracle {
                 self.run = Run::Stopping(by);
             }
             LinkPhase::Dialing | LinkPhase::Greeting | LinkPhase::Over | LinkPhase::Closing => {
+                let open = matches!(self.link.phase, LinkPhase::Dialing | LinkPhase::Greeting);
+                self.link.left = open && !self.link.doubt;
                 self.link.phase = LinkPhase::Over;
                 self.run = Run::Stopped;
             }
@@ -1985,6 +1997,9 @@ impl Oracle {
     fn skip_to(&mut self, last: u64) {
         let skipped = last - self.link.attempt.get();
         if skipped > 0 {
+            if self.failures.1 == 0 {
+                self.failing_since = Instant::ZERO;
+            }
             let more = u32::try_from(skipped).unwrap_or(u32::MAX);
             self.failures.1 = self.failures.1.saturating_add(more);
             self.renewals.0 = 0;
@@ -2240,6 +2255,7 @@ impl Oracle {
             let text = format!("aborts {a}, the newest is {}", self.link.attempt);
             return Err(self.violation(Statement::S12, text));
         }
+        self.link.left = false;
         if a > self.link.attempt {
             // It was to be dialed and nobody asked for it in time.
             self.replaces(a, "aborts")?;
@@ -2621,6 +2637,10 @@ impl Oracle {
     }
 
     fn judge_stop(&self) -> Judged {
+        if self.link.left {
+            let text = format!("the socket of {} is left", self.link.attempt);
+            return Err(self.violation(Statement::S12, text));
+        }
         if let Run::Stopping(by) = self.run
             && self.looked
             && by.has_passed(self.now)

@@ -236,6 +236,34 @@ fn whoever_waits_for_a_first_pong_asks_for_it() {
     assert_eq!(silent.map_err(|violation| violation.statement), Err(Statement::L7));
 }
 
+#[test]
+fn a_stop_in_a_dial_or_a_greeting_leaves_no_socket() {
+    for story in [Story::dialed, || Story::dialed().opened()] {
+        let stopped = || story().see(Seen::Stop);
+        assert_eq!(judge(&stopped().aborts().waits_for_nothing()), Ok(()));
+        assert_eq!(judge(&stopped().see(Seen::Start).dial(2).waits()), Ok(()), "it replaces it");
+        let left = judge(&stopped().waits_for_nothing());
+        assert_eq!(left.map_err(|violation| violation.statement), Err(Statement::S12));
+    }
+}
+
+#[test]
+fn a_limit_of_time_counts_from_the_first_failure_in_a_row() {
+    let gives_up = |up_for: u64| {
+        let mut story = Story::up();
+        story.rules.config.connection.max_elapsed = Some(Duration::from_secs(30));
+        let again = story.probed().later(1_000).lost(Loss::Io).redial().probed().later(15_000);
+        let heard = again.see(Seen::Heard(Attempt::new(2))).later(up_for - 15_000);
+        judge(&heard.lost(Loss::Io).stopped(Loss::Io))
+    };
+    assert_eq!(gives_up(29_000), Ok(()));
+    let early = gives_up(26_000).map_err(|violation| violation.statement);
+    assert_eq!(early, Err(Statement::X5));
+    // What failed before a link that was stable is forgotten.
+    let forgiven = gives_up(30_000).map_err(|violation| violation.statement);
+    assert_eq!(forgiven, Err(Statement::X5));
+}
+
 // ---- Histories that are refused -----------------------------------------------------------------
 
 /// The fault is in the last moments.
