@@ -318,7 +318,8 @@ fn a_second_inbound_message_in_a_frame_is_a_violation() {
 
 // ---- Beat and receipts --------------------------------------------------------------------------
 
-/// H33: however long the wire was blocked, one beat is owed.
+/// H33, H56: however long the wire was blocked, one beat is owed; and one that is owed already wakes
+/// nobody.
 #[test]
 fn at_most_one_beat_is_owed_and_it_is_never_queued() {
     let mut wire = World::new(Script { beat: Some(SECOND), ..Script::default() });
@@ -461,7 +462,8 @@ fn a_restored_client_goes_on_from_the_time_of_its_restore() {
     assert_eq!(wire.client.deadline().unwrap().at, give_up_at);
 }
 
-/// H44: the ack that sits in the read buffer when its limit runs out is read first.
+/// H44: the ack that sits in the read buffer when its limit runs out is read first, also where its
+/// frame comes in parts.
 #[test]
 fn evidence_comes_before_the_verdict() {
     let mut wire = World::new(Script::default());
@@ -473,6 +475,7 @@ fn evidence_comes_before_the_verdict() {
     wire.flush();
     wire.pong();
     wire.now = wire.now + OutboxConfig::default().ack_limit + HOUR;
+    wire.client.handle(wire.now, Event::Heard(wire.attempt()));
     wire.hear("next");
     wire.wait(Duration::ZERO);
     assert!(wire.drain().starts_with("delivered 1"));
@@ -538,7 +541,7 @@ fn frames_of_another_attempt_are_stale() {
 
 // ---- One way to connect, one limit at a time ----------------------------------------------------
 
-/// H50: a message that is sent while there is no link dials nothing, and the link that comes is
+/// H8, H50: a message that is sent while there is no link dials nothing, and the link that comes is
 /// greeted like the first one.
 #[test]
 fn a_message_sent_while_disconnected_waits_for_the_backoff_and_the_greeting() {

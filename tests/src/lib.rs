@@ -57,5 +57,6 @@ pub mod swarm;
 pub mod trace;
 pub mod transcript;
 pub mod twice;
+pub mod verdicts;
 mod watched;
 pub mod world;

@@ -24,7 +24,7 @@ use crate::{
     history::{Content, Gauges, Moment, Seen},
     link::{Arrival, Pipe, Trap, Weather, header},
     marks::{Counts, Watch},
-    op::{AckOp, ClientOp, ClockOp, LinkOp, NackOp, Op, PeerOp, Push, StaleOp},
+    op::{AckOp, ClientOp, ClockOp, LinkOp, Micros, NackOp, Op, PeerOp, Push, StaleOp},
     oracle::Oracle,
     peer::{Desk, Peer},
     settings::Chance,
@@ -1017,7 +1017,11 @@ impl<P: Peer, W: Witness> World<P, W> {
             PeerOp::AcceptThenDrop => self.manners.accept_then_drop = true,
             PeerOp::SilentAfterUpgrade => self.manners.silent = true,
             PeerOp::Status(answer) => {
-                let retry_after = answer.retry_after.map(Into::into);
+                // The longest stands for what no clock can hold.
+                let retry_after = answer.retry_after.map(|delay| match delay {
+                    Micros(u64::MAX) => Duration::MAX,
+                    delay => delay.into(),
+                });
                 self.manners.status = Some((answer.status, retry_after));
             }
             PeerOp::Close(code) => {
