@@ -271,6 +271,7 @@ fn a_loss_takes_the_link_down_and_waits_for_the_next_dial_without_an_abort() {
     }
 }
 
+/// H56: the deadline says when, so whoever sleeps up to it misses nothing.
 #[test]
 fn the_end_of_the_backoff_dials() {
     let mut world = World::waiting();
@@ -318,6 +319,7 @@ fn a_connection_that_ends_while_closing_is_stopped_without_an_abort() {
     }
 }
 
+/// H12: no dial follows that could leave a socket behind.
 #[test]
 fn stop_while_there_is_no_attempt_stops_at_once() {
     for mut world in [World::idle(), World::waiting()] {
@@ -894,7 +896,8 @@ fn a_link_that_was_not_stable_is_not_forgiven() {
     assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
 }
 
-/// H7: with the default jitter too, whatever the dice.
+/// H7: with the default jitter too, whatever the dice, and whatever goes over the link before it is
+/// dropped.
 #[test]
 fn an_accept_then_drop_server_gets_few_dials() {
     for seed in 0..50 {
@@ -906,6 +909,9 @@ fn an_accept_then_drop_server_gets_few_dials() {
             let newest = machine.attempt();
             machine.handle(now, Event::Opened(newest));
             machine.handle(now, Event::Greeted(newest));
+            for talk in [Event::Took(newest), Event::Flushed(newest), Event::Ponged(newest)] {
+                machine.handle(now, talk);
+            }
             machine.handle(now, Event::Lost(newest, Loss::Eof));
             now = machine.deadline().expect("it dials again").at;
             machine.handle(now, Event::Tick);

@@ -503,6 +503,7 @@ impl World {
                 }
                 Output::Failed(failed) => {
                     let payload = sender.live.remove(&failed.id.seq).unwrap();
+                    assert_ne!(failed.reason, FailReason::Returned, "nobody has closed it");
                     let took_effect = self.took_effect.contains(&payload);
                     if failed.fate == Fate::NotSent || failed.reason == FailReason::Rejected {
                         assert!(!took_effect, "{payload} took effect: {failed:?}");

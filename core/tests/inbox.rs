@@ -123,7 +123,7 @@ fn what_was_done_between_two_connections_is_acknowledged_on_the_second() {
     assert_eq!(end.answers(), [Ack(id(A, 1))]);
 }
 
-/// H40: what an old connection still brings does not get in between.
+/// H23, H40: what an old connection still brings does not get in between.
 #[test]
 fn a_message_on_an_older_connection_is_stale() {
     let mut end = End::new();

@@ -426,7 +426,7 @@ fn a_peer_that_upgrades_and_then_is_silent_charges_nothing() {
     assert_eq!((wire.outbox.charges(), wire.outbox.is_settled()), (0, false));
 }
 
-/// H26: the last failure says that it is the last, why, and what may have become of the message.
+/// H16, H26: the last failure says that it is the last, why, and what may have become of the message.
 #[test]
 fn a_budget_of_five_makes_six_transmissions() {
     let mut wire = World::with(OutboxConfig { retry_budget: 5, ..small() });
@@ -457,6 +457,7 @@ fn the_next_head_starts_with_a_whole_budget() {
     assert_eq!((wire.drain(), wire.outbox.charges()), ("delivered 1".into(), 1));
 }
 
+/// H44: the message goes again on the next link, never a second time on this one.
 #[test]
 fn an_ack_withheld_after_the_pong_charges_the_head_and_ends_the_attempt() {
     let mut wire = World::with(OutboxConfig { retry_budget: 1, ..small() });
@@ -730,7 +731,7 @@ fn a_permanent_nack_rejects_at_once() {
     assert_eq!(wire.drain(), "delivered 2");
 }
 
-/// H30: a refusal for the moment is retried after a pause.
+/// H30: a refusal for the moment is retried after a pause. H44: but not while answers are out.
 #[test]
 fn after_a_transient_nack_nothing_goes_until_all_are_answered_and_the_delay_is_over() {
     let mut wire = World::with(OutboxConfig { window_messages: 3, ..small() });
@@ -1003,16 +1004,21 @@ fn the_fate_tells_what_may_have_arrived() {
 
 // ---- Time to live -------------------------------------------------------------------------------
 
-/// H35: it runs while disconnected, exactly, and never early.
+/// H35: it runs while disconnected, exactly, and never early, each message's for itself.
 #[test]
 fn a_time_to_live_runs_while_disconnected() {
     let mut wire = World::new();
     wire.push_mortal("a", SECOND, Received);
     assert_eq!(wire.deadline(), Some((wire.now + SECOND, Timer::Expiry)));
     wire.wait(SECOND - Duration::from_micros(1));
+    wire.push_mortal("b", SECOND, Received);
     assert_eq!(wire.drain(), "");
     wire.wait(Duration::from_micros(1));
     assert_eq!(wire.drain(), "failed 1 Expired NotSent");
+    wire.wait(SECOND - Duration::from_micros(2));
+    assert_eq!(wire.drain(), "");
+    wire.wait(Duration::from_micros(1));
+    assert_eq!(wire.drain(), "failed 2 Expired NotSent");
     assert_eq!(wire.deadline(), None);
 }
 
@@ -1111,6 +1117,7 @@ fn a_positional_ack_counts_only_messages_of_level_acked_in_the_order_of_transmis
     assert_eq!(wire.drain(), "delivered 3-4");
 }
 
+/// H42
 #[test]
 fn a_cancelled_message_in_flight_keeps_its_place_for_positional_acks() {
     let mut wire = World::new();
@@ -1544,6 +1551,7 @@ fn a_restored_outbox_sends_its_own_first_under_their_old_names() {
     assert_eq!(names, [(ID, 1), (ID, 2), (ID, 3), (fresh, 4)]);
 }
 
+/// H35: what is stored is the time that remains, so another clock does not lengthen it.
 #[test]
 fn a_snapshot_keeps_what_remains_of_times_charges_and_pauses() {
     let mut wire = World::new();

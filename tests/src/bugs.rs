@@ -101,6 +101,8 @@ pub struct Row {
     pub breaks: String,
     /// The statement or test that noticed it first; none if nothing did.
     pub killed_by: Option<String>,
+    /// The other statements that the same seeds found broken, in the order in which they were.
+    pub also: Vec<String>,
     /// How many seeds the simulation needed, if it was the simulation.
     pub seeds: Option<u64>,
     /// The tests with the numbers of its hazards that failed; none if it has no hazard.
@@ -127,9 +129,11 @@ impl Row {
         let name = cells.next()?.strip_suffix('`')?.to_owned();
         let breaks = cells.next()?.to_owned();
         let killed_by = Some(cells.next()?.to_owned()).filter(|by| by != Self::SURVIVES);
-        let seeds = cells.next()?.replace(',', "").parse().ok();
+        let also =
+            cells.next()?.split(' ').filter(|what| *what != "-").map(str::to_owned).collect();
+        let seeds = cells.next()?.parse().ok();
         let told_by = Some(cells.next()?.to_owned()).filter(|by| by != "-");
-        Some(Self { name, breaks, killed_by, seeds, told_by })
+        Some(Self { name, breaks, killed_by, also, seeds, told_by })
     }
 }
 
@@ -137,9 +141,10 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, breaks, .. } = self;
         let killed_by = self.killed_by.as_deref().unwrap_or(Self::SURVIVES);
+        let also = if self.also.is_empty() { "-".to_owned() } else { self.also.join(" ") };
         let seeds = self.seeds.map_or("-".to_owned(), |seeds| seeds.to_string());
         let told_by = self.told_by.as_deref().unwrap_or("-");
-        write!(f, "| `{name}` | {breaks} | {killed_by} | {seeds} | {told_by} |")
+        write!(f, "| `{name}` | {breaks} | {killed_by} | {also} | {seeds} | {told_by} |")
     }
 }
 

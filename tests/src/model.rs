@@ -94,7 +94,7 @@ impl Default for Scope {
 }
 
 /// What is checked in each state, and how far. The names of the properties.
-const CHECKED: [(Statement, &str); 22] = [
+const CHECKED: [(Statement, &str); 23] = [
     (Statement::S1, "S1 accepted = queued + in flight + settled, bodies intact"),
     (Statement::S2, "S2 each accepted message settles once, and is not sent afterwards"),
     (Statement::S3, "S3 delivered implies that the peer had it"),
@@ -116,6 +116,7 @@ const CHECKED: [(Statement, &str); 22] = [
     (Statement::L4, "L4 a half-open peer is found in time"),
     (Statement::L5, "L5 stop and close end by their deadlines"),
     (Statement::L6, "L6 drained implies that the deadline is later than now"),
+    (Statement::L7, "L7 whoever waits for a sign of life has asked for it"),
     (Statement::R1, "R1 messages, window and dead slots are within their limits"),
 ];
 
@@ -155,7 +156,7 @@ impl Model for Scope {
                 vec![$(Property::always(CHECKED[$place].1, kept::<$place>)),*]
             };
         }
-        let mut properties = kept!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21);
+        let mut properties = kept!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22);
         if self.unasked {
             return properties;
         }

@@ -30,12 +30,13 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use bowline_core::{
     Ack, Attempt, ClientConfig, Deadline, FailReason, Fate, Instant, Jitter, Level, Loss,
     MessageId, Nack, OnSuspected, OutboxId, Phase, Ping, Refusal, Refused, Seq, Signal, Status,
-    Timer, Verdict, VerdictLimits, Wire,
+    Timer, Verdict, VerdictFn, VerdictLimits, Wire,
 };
 
 use crate::{
     history::{Content, Gauges, Moment, Seen},
     statement::{Statement, Violation},
+    verdicts,
 };
 
 /// What the oracle must be told, for no history shows it.
@@ -57,12 +58,23 @@ pub struct Rules {
     /// Whether the client's generator is a fair one: then delays that are too short to be chance
     /// are a violation of R2. Default no.
     pub fair: bool,
+    /// The client's table of verdicts, if it has one of its own. Default the [one](verdicts::verdict)
+    /// that the design fixes; what the settings name is not looked at, for it may be wrong.
+    pub verdict: VerdictFn,
 }
 
 impl Rules {
     /// The defaults.
     pub fn new(config: ClientConfig, outbox: OutboxId) -> Self {
-        Self { config, outbox, greets: false, refuses_gaps: true, ledger: true, fair: false }
+        Self {
+            config,
+            outbox,
+            greets: false,
+            refuses_gaps: true,
+            ledger: true,
+            fair: false,
+            verdict: verdicts::verdict,
+        }
     }
 }
 
@@ -186,6 +198,8 @@ struct Link {
     doubt: bool,
     /// When a nudge was said first that means something if it is.
     nudged_at: Option<Instant>,
+    /// `Start` was said when the attempt may have failed, and the client have given up.
+    started_at: Option<Instant>,
     /// The dialect has refused what the peer said.
     refused: Option<Refusal>,
     ponged: bool,
@@ -194,6 +208,14 @@ struct Link {
     /// When the newest ping was flushed of which no byte was heard since.
     ping_flushed_at: Option<Instant>,
     first_ping_flushed_at: Option<Instant>,
+    /// While the peer has never answered a ping: since when it was not asked whether it does, whether
+    /// that is due, whether the ping that asks is on its way, and when it was flushed.
+    unasked_since: Instant,
+    asks: bool,
+    ask_unflushed: bool,
+    asked_at: Option<Instant>,
+    /// It was heard long after that, and is given up then.
+    deaf_at: Option<Instant>,
     heartbeat_owed: bool,
     /// Since when an ack may have been waited for.
     acks_awaited_at: Option<Instant>,
@@ -219,6 +241,8 @@ struct Link {
     in_flight: (usize, usize, usize),
     /// The head goes alone, surely.
     probing: bool,
+    /// It was given up while there was a socket, which somebody must close.
+    left: bool,
 }
 
 impl Link {
@@ -238,11 +262,17 @@ impl Link {
             lateness: Duration::ZERO,
             doubt: false,
             nudged_at: None,
+            started_at: None,
             refused: None,
             ponged: false,
             ping_unflushed: false,
             ping_flushed_at: None,
             first_ping_flushed_at: None,
+            unasked_since: since,
+            asks: false,
+            ask_unflushed: false,
+            asked_at: None,
+            deaf_at: None,
             heartbeat_owed: false,
             acks_awaited_at: None,
             pings: VecDeque::new(),
@@ -258,6 +288,7 @@ impl Link {
             unheard: (0, 0),
             in_flight: (0, 0, 0),
             probing: false,
+            left: false,
         }
     }
 
@@ -377,8 +408,9 @@ pub struct Oracle {
     due: Option<Due>,
     been_up: bool,
     ever_ponged: bool,
-    /// Failures in a row, at least and at most.
+    /// Failures in a row, at least and at most, and when the first of them was, at the earliest.
     failures: (u32, u32),
+    failing_since: Instant,
     /// `Renew` verdicts in a row, at least and at most.
     renewals: (u32, u32),
     /// Delays as parts of the longest: how many, and their sum.
@@ -445,6 +477,7 @@ impl Oracle {
             been_up: false,
             ever_ponged: false,
             failures: (0, 0),
+            failing_since: Instant::ZERO,
             renewals: (0, 0),
             drawn: (0, 0.0),
             nudge_free_at: Instant::ZERO,
@@ -717,6 +750,18 @@ impl Oracle {
             && due.has_passed(self.now)
         {
             link.heartbeat_owed = true;
+        }
+        // Whether the peer answers pings is asked even if it is never silent.
+        let due = link.unasked_since + config.ping_interval;
+        if config.can_ping
+            && !self.ever_ponged
+            && link.phase == LinkPhase::Up
+            && !link.doubt
+            && !link.paused
+            && due.has_passed(self.now)
+        {
+            link.asks = true;
+            link.heartbeat_owed |= link.pinged.is_none();
         }
     }
 
@@ -1178,9 +1223,14 @@ impl Oracle {
                 && link.ping_flushed_at.is_some_and(|at| since(at, config.pong_limit))
     }
 
-    fn may_be_deaf(&self) -> bool {
+    /// How long a peer that talks may take for its first pong.
+    fn patience(&self) -> Duration {
         let config = &self.rules.config.connection;
-        let patience = config.ping_interval.saturating_add(config.pong_limit).saturating_mul(5);
+        config.ping_interval.saturating_add(config.pong_limit).saturating_mul(5)
+    }
+
+    fn may_be_deaf(&self) -> bool {
+        let patience = self.patience();
         !self.ever_ponged
             && !self.link.paused
             && self
@@ -1234,6 +1284,7 @@ impl Oracle {
         link.heard_at = self.now;
         link.took_at = self.now;
         link.resumed_at = None;
+        link.unasked_since = self.now;
         link.probing = probing;
         self.been_up = true;
         let from = self.first_possible();
@@ -1245,11 +1296,16 @@ impl Oracle {
     }
 
     fn heard(&mut self) {
+        let patience = self.patience();
         let link = &mut self.link;
+        let asked = link.asked_at.is_some_and(|at| (at + patience).has_passed(self.now));
+        if asked && !self.ever_ponged && !link.paused {
+            link.deaf_at.get_or_insert(self.now + self.rules.config.connection.pong_limit);
+        }
         link.heard_at = self.now;
         link.resumed_at = None;
         link.ping_flushed_at = None;
-        link.heartbeat_owed = false;
+        link.heartbeat_owed &= !self.ever_ponged && link.pinged.is_none();
     }
 
     fn resumed(&mut self) {
@@ -1260,6 +1316,9 @@ impl Oracle {
         }
         let link = &mut self.link;
         link.resumed_at = Some(self.now);
+        link.unasked_since = self.now;
+        link.asked_at = link.asked_at.map(|_| self.now);
+        link.deaf_at = None;
         link.heartbeat_owed = false;
         if let Some(at) = &mut link.ping_flushed_at {
             *at = self.now;
@@ -1277,6 +1336,9 @@ impl Oracle {
         if core::mem::take(&mut link.ping_unflushed) {
             link.ping_flushed_at.get_or_insert(self.now);
             link.first_ping_flushed_at.get_or_insert(self.now);
+        }
+        if core::mem::take(&mut link.ask_unflushed) {
+            link.asked_at.get_or_insert(self.now);
         }
         if link.phase != LinkPhase::Up {
             return;
@@ -1313,6 +1375,8 @@ impl Oracle {
         }
         self.ever_ponged = true;
         self.link.first_ping_flushed_at = None;
+        self.link.deaf_at = None;
+        self.link.heartbeat_owed = false;
         let seq = ping.seq.get();
         if self.link.pinged.is_none_or(|pinged| seq > pinged) {
             self.illegal = true;
@@ -1602,10 +1666,16 @@ impl Oracle {
                 (self.failures.1, self.renewals.1) = (0, 0);
             }
         }
+        if self.failures.1 == 0 {
+            self.failing_since = from;
+        }
         self.failures = (self.failures.0.saturating_add(1), self.failures.1.saturating_add(1));
         self.due = Some(self.due_after(&losses, from));
         if let Some(at) = self.link.nudged_at.take() {
             self.nudged(at);
+        }
+        if let Some(at) = self.link.started_at.take() {
+            self.may_start_over(at);
         }
         self.up_by = Instant::NEVER;
         self.extend_up();
@@ -1647,7 +1717,7 @@ impl Oracle {
             nudgeable: false,
             nudged_at: None,
             drawn: None,
-            may_stop: config.max_elapsed.is_some(),
+            may_stop: false,
             must_stop: config.max_attempts.is_some_and(|max| self.failures.0 >= max),
             shown: None,
         };
@@ -1656,7 +1726,7 @@ impl Oracle {
         let mut renewals: Option<(u32, u32)> = None;
         let mut ends = true;
         for &loss in losses {
-            let verdict = (config.verdict)(loss, limits);
+            let verdict = (self.rules.verdict)(loss, limits);
             let renewed = match verdict {
                 Verdict::Renew => (before.0.saturating_add(1), before.1.saturating_add(1)),
                 _ => (0, 0),
@@ -1695,6 +1765,8 @@ impl Oracle {
             }
         }
         self.renewals = renewals.unwrap_or((0, 0));
+        let too_late = |max| due.latest > self.failing_since + max;
+        due.may_stop |= config.max_elapsed.is_some_and(too_late);
         due.must_stop |= ends && !losses.is_empty();
         due
     }
@@ -1775,17 +1847,10 @@ impl Oracle {
         match self.run {
             Run::Idle | Run::Stopped => self.starts_over(Run::Running),
             Run::Running => {
-                // It may have given up.
-                if let Some(due) = &mut self.due
-                    && due.may_stop
-                {
-                    due.earliest = due.earliest.min(self.now);
-                    due.must_stop = false;
-                    due.drawn = None;
-                    self.run = Run::Unsure;
-                    self.failures.0 = 0;
-                    self.renewals.0 = 0;
+                if self.link.doubt {
+                    self.link.started_at.get_or_insert(self.now);
                 }
+                self.may_start_over(self.now);
             }
             // While it closes this is ignored.
             Run::Stopping(by) if by.has_passed(self.now) || self.link.doubt => {
@@ -1794,6 +1859,18 @@ impl Oracle {
             Run::Stopping(_) | Run::Unsure => {}
         }
         self.extend_quiet();
+    }
+
+    /// `Start` was said then, and it may have given up before.
+    fn may_start_over(&mut self, at: Instant) {
+        if let Some(due) = self.due.as_mut().filter(|due| due.may_stop) {
+            due.earliest = due.earliest.min(at);
+            due.must_stop = false;
+            due.drawn = None;
+            self.run = Run::Unsure;
+            self.failures.0 = 0;
+            self.renewals.0 = 0;
+        }
     }
 
     fn starts_over(&mut self, run: Run) {
@@ -1833,6 +1910,8 @@ impl Oracle {
                 self.run = Run::Stopping(by);
             }
             LinkPhase::Dialing | LinkPhase::Greeting | LinkPhase::Over | LinkPhase::Closing => {
+                let open = matches!(self.link.phase, LinkPhase::Dialing | LinkPhase::Greeting);
+                self.link.left = open && !self.link.doubt;
                 self.link.phase = LinkPhase::Over;
                 self.run = Run::Stopped;
             }
@@ -1947,6 +2026,9 @@ impl Oracle {
     fn skip_to(&mut self, last: u64) {
         let skipped = last - self.link.attempt.get();
         if skipped > 0 {
+            if self.failures.1 == 0 {
+                self.failing_since = Instant::ZERO;
+            }
             let more = u32::try_from(skipped).unwrap_or(u32::MAX);
             self.failures.1 = self.failures.1.saturating_add(more);
             self.renewals.0 = 0;
@@ -2030,6 +2112,7 @@ impl Oracle {
         link.pinged = link.pinged.max(Some(seq));
         link.since_ping = (0, 0);
         link.ping_unflushed = true;
+        link.ask_unflushed |= link.asks;
         link.heartbeat_owed = false;
     }
 
@@ -2201,6 +2284,7 @@ impl Oracle {
             let text = format!("aborts {a}, the newest is {}", self.link.attempt);
             return Err(self.violation(Statement::S12, text));
         }
+        self.link.left = false;
         if a > self.link.attempt {
             // It was to be dialed and nobody asked for it in time.
             self.replaces(a, "aborts")?;
@@ -2464,6 +2548,7 @@ impl Oracle {
         // Whatever had come to an end would have been said by now.
         self.link.doubt = false;
         self.link.nudged_at = None;
+        self.link.started_at = None;
         self.judge_deadline(deadline)?;
         self.judge_reports()?;
         self.judge_link(wire)?;
@@ -2559,6 +2644,15 @@ impl Oracle {
                 let text = "nobody asks for a receipt".into();
                 return Err(self.violation(Statement::L7, text));
             }
+            let asked = link.ponged || !link.pings.is_empty() || link.refused.is_some();
+            if link.probing && self.live > 0 && !asked && self.hold_until.is_none() {
+                let text = "messages wait for a first pong, and nobody asks for it".into();
+                return Err(self.violation(Statement::L7, text));
+            }
+        }
+        if !link.paused && self.looked && link.deaf_at.is_some_and(|at| at.has_passed(self.now)) {
+            let text = "the peer talks and answers no ping, and is not given up".into();
+            return Err(self.violation(Statement::L2, text));
         }
         if !link.paused && self.looked {
             let heard_at = link.heard_at.max(link.resumed_at.unwrap_or(Instant::ZERO));
@@ -2573,6 +2667,10 @@ impl Oracle {
     }
 
     fn judge_stop(&self) -> Judged {
+        if self.link.left {
+            let text = format!("the socket of {} is left", self.link.attempt);
+            return Err(self.violation(Statement::S12, text));
+        }
         if let Run::Stopping(by) = self.run
             && self.looked
             && by.has_passed(self.now)

@@ -10,10 +10,14 @@ use core::{fmt, str::FromStr};
 
 use arbitrary::{Arbitrary, Unstructured};
 use bowline_core::{
-    Backoff, ClientConfig, ConnectionConfig, Jitter, Level, OnSuspected, OutboxConfig, Overflow,
+    Backoff, ClientConfig, ConfigError, ConnectionConfig, Jitter, Level, Numbered, OnSuspected,
+    OutboxConfig, Overflow, Plain,
 };
 
-use crate::op::{Micros, OpError, value, word};
+use crate::{
+    op::{Micros, OpError, value, word},
+    peer::{Named, Positional},
+};
 
 /// The other end, and how it is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -218,6 +222,19 @@ settings! {
 }
 
 impl Settings {
+    /// Whether there can be such a client.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self.language {
+            Language::Plain => self.config().validate::<Plain>(),
+            Language::Positional => self.config().validate::<Positional>(),
+            Language::Named => self.config().validate::<Named>(),
+            Language::Numbered => self.config().validate::<Numbered>(),
+        }
+    }
+
     /// The settings of the client among them.
     pub fn config(&self) -> ClientConfig {
         let defaults = ClientConfig::default();

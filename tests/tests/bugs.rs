@@ -73,14 +73,16 @@ fn a_row_of_the_table_reads_as_it_was_written() {
         name: "a-b".into(),
         breaks: "H1 S2".into(),
         killed_by: Some("S2".into()),
+        also: vec!["S3".into(), "R1".into()],
         seeds: Some(12),
         told_by: Some("`t` and 2 more".into()),
     };
-    let survives = Row { killed_by: None, seeds: None, told_by: None, ..killed.clone() };
+    let survives =
+        Row { killed_by: None, also: vec![], seeds: None, told_by: None, ..killed.clone() };
     for row in [killed, survives] {
         assert_eq!(Row::read(&row.to_string()), Some(row));
     }
-    assert_eq!(Row::read("|---|---|---|---|---|"), None);
+    assert_eq!(Row::read("|---|---|---|---|---|---|"), None);
 }
 
 #[test]

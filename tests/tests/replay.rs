@@ -85,7 +85,8 @@ fn what_is_no_trace_or_stops_is_told_by_line() {
     for (text, error) in [
         (half.as_str(), "line 6, at 0 µs: the trace stops before the client did"),
         (&whole[..whole.len() / 2], "it is not a line of a trace: EOF while parsing"),
-        ("a letter\n", "line 1, at 0 µs: it is not a line of a trace: expected value"),
+        ("{ a letter }\n", "line 1, at 0 µs: it is not a line of a trace: key must be a string"),
+        ("a letter\n", "line 1: \"a\" means nothing here"),
         ("", "line 1, at 0 µs: the trace stops before the client did"),
     ] {
         let replayed = replay(text, &[]);
@@ -100,6 +101,32 @@ fn a_file_that_is_not_there_is_an_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_replay")).arg("no such file").output().unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("replay: no such file: "));
     assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn a_trace_of_the_simulation_is_run_again_in_its_world() {
+    let story = "# two messages\nsettings seed=2 language=plain\nclient start\npush 2\npass 1s\n";
+    let replayed = replay(story, &[]);
+    let text = String::from_utf8(replayed.stdout).unwrap();
+    assert!(text.starts_with("settings seed=2\n"), "{text}");
+    for line in ["\n> push 2\n", "dials 1\n", "1 to 2 delivered\n"] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(text.ends_with("\nEvery promise was kept.\n"), "{text}");
+    assert_eq!(replayed.status.code(), Some(0));
+}
+
+#[test]
+fn ops_and_settings_that_cannot_be_are_told() {
+    for (text, error) in [
+        ("client start\nlink fry\n", "line 2: \"fry\" means nothing here"),
+        ("settings window=0\n", "window_messages is 0, allowed is 1 to 262144"),
+    ] {
+        let replayed = replay(text, &[]);
+        let told = String::from_utf8(replayed.stderr).unwrap();
+        assert_eq!(told, format!("replay: -: {error}\n"));
+        assert_eq!(replayed.status.code(), Some(3));
+    }
 }
 
 // ---- Helpers ------------------------------------------------------------------------------------

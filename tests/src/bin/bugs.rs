@@ -89,6 +89,10 @@ fn run(options: &Options) -> Outcome<bool> {
         .collect();
 
     let lab = Lab::new(&root, options.seeds)?;
+    // Else what is no bug would seem to notice all of them.
+    if let Some((statement, seed)) = lab.simulate()?.into_iter().flatten().next() {
+        return Err(format!("without any bug seed {seed} breaks {statement}").into());
+    }
     let bar = ProgressBar::new(wanted.len() as u64)
         .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
     let mut good = true;
@@ -135,9 +139,12 @@ impl Lab {
     }
 
     fn check(&self, bug: &Bug) -> Outcome<Row> {
-        let found = self.simulate()?;
-        let seeds = found.as_ref().map(|(_, seed)| seed + 1);
-        let mut killed_by = found.map(|(statement, _)| statement);
+        let found =
+            self.simulate()?.unwrap_or_else(|| vec![("the simulation hangs".to_owned(), 0)]);
+        let seeds = found.first().map(|(_, seed)| seed + 1);
+        let mut found = found.into_iter().map(|(statement, _)| statement);
+        let mut killed_by = found.next();
+        let also = found.collect();
         let told: Vec<&Shown> = bug.told_by(&self.tests).collect();
         let failed = self.fail(&told)?;
         if killed_by.is_none() {
@@ -161,32 +168,46 @@ impl Lab {
                 more => format!("`{}` and {} more", test.name, more - 1),
             })
         };
-        Ok(Row { name: bug.name.clone(), breaks: bug.breaks.join(" "), killed_by, seeds, told_by })
+        let (name, breaks) = (bug.name.clone(), bug.breaks.join(" "));
+        Ok(Row { name, breaks, killed_by, also, seeds, told_by })
     }
 
-    /// The statement that the simulation found broken first, and by which seed.
-    fn simulate(&self) -> Outcome<Option<(String, u64)>> {
+    /// The statements that the simulation found broken and the first seed that broke each, in the
+    /// order of these; none if it hangs.
+    fn simulate(&self) -> Outcome<Option<Vec<(String, u64)>>> {
         let args = ["build", "--release", "-p", "bowline-testkit", "--bin", "simulate"];
         self.cargo(&args)?;
-        let binary = self.target.join("release/simulate");
         let (mut first, mut step) = (0, 100);
         while first < self.seeds {
             let count = step.min(self.seeds - first);
-            let mut command = Command::new(&binary);
-            command.args(["--json", "--show=0", &format!("--first={first}")]);
-            command.arg(format!("--seeds={count}"));
-            let Some(output) = output(&mut command, PATIENCE)? else {
-                return Ok(Some(("the simulation hangs".to_owned(), first)));
-            };
-            let result: serde_json::Value = serde_json::from_str(output.trim())?;
-            let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
-            if let Some((statement, seed)) = seeds.into_iter().min_by_key(|(_, seed)| *seed) {
-                return Ok(Some((statement, seed)));
+            let Some(found) = self.broken(first, count, PATIENCE)? else { return Ok(None) };
+            if !found.is_empty() {
+                // A hundred seeds say little of what else it breaks; more may take for ever.
+                let more = self.broken(first, count.max(1_000), PATIENCE / 12)?;
+                return Ok(more.or(Some(found)));
             }
             first += count;
             step *= 10;
         }
-        Ok(None)
+        Ok(Some(Vec::new()))
+    }
+
+    /// The same for these seeds, with the simulation that was built.
+    fn broken(
+        &self,
+        first: u64,
+        count: u64,
+        patience: Duration,
+    ) -> Outcome<Option<Vec<(String, u64)>>> {
+        let mut command = Command::new(self.target.join("release/simulate"));
+        command.args(["--json", "--show=0", &format!("--first={first}")]);
+        command.arg(format!("--seeds={count}"));
+        let Some(output) = output(&mut command, patience)? else { return Ok(None) };
+        let result: serde_json::Value = serde_json::from_str(output.trim())?;
+        let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
+        let mut found: Vec<_> = seeds.into_iter().collect();
+        found.sort_by_key(|(_, seed)| *seed);
+        Ok(Some(found))
     }
 
     /// Those of the tests that fail, by name. Those of the core first; the others only for hazards
@@ -359,14 +380,14 @@ fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
          A check that never fails shows nothing. [`bugs.toml`](bugs.toml) lists mistakes that somebody \
          could make in the core; this table says which check notices each. It is written by\n\n    \
          cargo run --release -p bowline-testkit --bin bugs\n\n\
-         *Killed by* is the statement that the simulation found broken first, and *seeds* how many \
-         seeds that took; where the simulation noticed nothing it is the first test of the core that \
-         failed. *Test with the number* is a test that carries the number of a hazard which the bug \
+         *Killed by* is the statement that the simulation found broken first, *seeds* how many seeds \
+         that took, and *also* what others of the same thousand (or more) seeds found broken first; \
+         where the simulation noticed nothing, it is the first test of the core that failed. *Test with the number* is a test that carries the number of a hazard which the bug \
          brings back (`/// H7`), and failed; a bug counts only if that is so for each of its hazards.\n\n\
          {} of {} bugs were seeded: {simulated} are noticed by the simulation, {tested} only by tests, \
          {} by nothing.\n\n\
-         | bug | breaks | killed by | seeds | test with the number |\n\
-         |---|---|---|---|---|\n{}\n",
+         | bug | breaks | killed by | also | seeds | test with the number |\n\
+         |---|---|---|---|---|---|\n{}\n",
         rows.len(),
         list.bugs.len(),
         rows.len() - simulated - tested,

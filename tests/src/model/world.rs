@@ -9,8 +9,8 @@ use std::{
 use bowline_core::{
     Ack, Attempt, Backoff, Batch, Body, Client, ClientConfig, ConnectionConfig, ConnectionState,
     Dialect, Event, FailReason, Failed, Fate, Frame, Greeting, Instant, Jitter, Level, Link, Loss,
-    MessageId, Nack, OnSuspected, Opened, OutboxConfig, OutboxId, Output, Ping, PushOptions,
-    Received, Seq, Sink, Snapshot, Wire,
+    MessageId, Nack, OnSuspected, Opened, OutboxConfig, OutboxId, OutboxState, Output, Ping,
+    PushOptions, Received, Seq, Sink, Snapshot, Wire,
 };
 use rand_core::TryRng;
 
@@ -237,6 +237,8 @@ struct Session {
     /// The peer refuses all behind this one until it comes again.
     gap: Option<Seq>,
     mute: bool,
+    /// The client has sent a ping.
+    pinged: bool,
     /// The end of this attempt is the peer's doing.
     free: bool,
     /// Messages sent on this attempt, as bits, without those that were refused since.
@@ -255,6 +257,7 @@ impl Session {
             greeted: false,
             gap: None,
             mute: false,
+            pinged: false,
             free: false,
             sent: 0,
             alive_at: now,
@@ -353,9 +356,9 @@ impl Hash for World {
         self.now.since(self.seen).hash(state);
         self.told.hash(state);
         self.life.hash(state);
-        let Session { line, up, down, unflushed, greeted, gap, mute, free, sent, alive_at } =
+        let Session { line, up, down, unflushed, greeted, gap, mute, pinged, free, sent, alive_at } =
             &self.session;
-        (line, unflushed, greeted, gap, mute, free, sent).hash(state);
+        (line, unflushed, greeted, gap, mute, pinged, free, sent).hash(state);
         // Of the attempt that a ping names, only that it is the newest matters.
         let unnamed = |ping: &Ping| Ping { attempt: Attempt::NONE, seq: ping.seq };
         state.write_usize(up.len());
@@ -898,7 +901,20 @@ impl World {
             self.client.handle(self.now, Event::Flushed(attempt));
             self.outputs(scope, looked);
         }
+        if !scope.stepwise && matches!(self.session.line, Line::Alive | Line::Cut) {
+            self.expect(Statement::L7, !self.waits_unasked());
+        }
         self.look(scope, looked);
+    }
+
+    /// Whether messages wait on a link that is up, though nothing was sent on it that could be
+    /// answered, and no refusal holds them back.
+    fn waits_unasked(&self) -> bool {
+        let outbox = self.client.outbox();
+        let up = self.client.connection().link() == Link::Up(self.attempt());
+        let held = matches!(outbox.state(), OutboxState::Held { .. });
+        let asked = self.session.pinged || self.session.sent != 0;
+        up && outbox.queued() > 0 && !held && !asked
     }
 
     fn outputs(&mut self, scope: &Scope, looked: bool) {
@@ -952,6 +968,7 @@ impl World {
         let up = match frame {
             Frame::Ping(ping) => {
                 self.expect(Statement::S10, self.session.greeted);
+                self.session.pinged = true;
                 Up::Ping(ping)
             }
             Frame::Data(body) if body.as_bytes()[..] == *HELLO => Up::Hello,
