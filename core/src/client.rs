@@ -285,9 +285,9 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     ) -> Result<Self, ConfigError> {
         Ok(Self {
             connection: Connection::new(config.connection, rng)?,
+            now: outbox.now(),
             outbox,
             dialect,
-            now: Instant::ZERO,
             told: None,
             greeting: VecDeque::new(),
             reply: None,
@@ -310,7 +310,7 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     pub fn handle(&mut self, now: Instant, event: Event<D::Credentials>) {
         use ConnectionEvent as C;
         use OutboxEvent as O;
-        self.now = self.now.max(now);
+        let now = self.advance(now);
         match event {
             Event::Opened(opened) => return self.open(&opened),
             Event::Heard(a) => return self.connection.take_in(now, C::Heard(a)),
@@ -350,7 +350,7 @@ impl<D: Dialect, R: Rng> Client<D, R> {
     ///
     /// The message is not stored, so call this only while there is room for one.
     pub fn receive(&mut self, now: Instant, a: Attempt, frame: Received) -> Option<D::Inbound> {
-        self.now = self.now.max(now);
+        let now = self.advance(now);
         if a != self.connection.attempt() || !self.is_open() {
             self.stale_frames = self.stale_frames.saturating_add(1);
             return None;
@@ -387,9 +387,15 @@ impl<D: Dialect, R: Rng> Client<D, R> {
         body: Body,
         options: PushOptions,
     ) -> Result<Pushed, PushError> {
-        self.now = self.now.max(now);
+        let now = self.advance(now);
         self.relay();
         self.outbox.push(now, body, options)
+    }
+
+    /// The time that both machines go by, although each hears only of what concerns it.
+    fn advance(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+        self.now
     }
 
     fn open(&mut self, opened: &Opened<D::Credentials>) {

@@ -431,6 +431,37 @@ fn a_pause_during_the_greeting_holds_the_ack_clock() {
     assert_eq!(wire.drain(), "abort 1");
 }
 
+/// D2: that it is later only the connection has heard, and the outbox goes by the same clock.
+#[test]
+fn a_time_to_live_begins_at_the_latest_time_that_either_machine_was_told() {
+    let mut wire = World::new(Script::default());
+    wire.start();
+    let later = wire.now + HOUR;
+    wire.client.handle(later, Event::Heard(wire.attempt()));
+    let options = PushOptions { ttl: Some(SECOND), ..PushOptions::default() };
+    wire.client.push(wire.now, "a".into(), options).unwrap();
+    wire.now = later;
+    wire.wait(Duration::ZERO);
+    assert_eq!(wire.drain(), "ping 0, send 1:a");
+    wire.wait(SECOND);
+    assert_eq!(wire.drain(), "failed 1 Expired");
+}
+
+/// D2: the outbox was told it, and the connection goes by the same clock.
+#[test]
+fn a_restored_client_goes_on_from_the_time_of_its_restore() {
+    let mut wire = World::new(Script::default());
+    let snapshot = wire.client.outbox().snapshot();
+    let (config, script) = (wire.config.clone(), wire.script.clone());
+    let rng = ChaCha8Rng::seed_from_u64(2);
+    let restored_at = wire.now + HOUR;
+    wire.client = Client::restore(config, script, rng, restored_at, snapshot).unwrap();
+    wire.client.handle(wire.now, Event::Start);
+    assert_eq!(wire.drain(), "dial 1");
+    let give_up_at = restored_at + connection().dial_limit;
+    assert_eq!(wire.client.deadline().unwrap().at, give_up_at);
+}
+
 /// H44: the ack that sits in the read buffer when its limit runs out is read first, also where its
 /// frame comes in parts.
 #[test]

@@ -9,7 +9,9 @@
 //!
 //! ```
 //! use bowline_core::{Backoff, ClientConfig, ConnectionConfig, Jitter};
-//! use bowline_testkit::{oracle::{Oracle, Rules}, peer::PlainPeer, run, settings::Chance, swarm::Dealer};
+//! use bowline_testkit::{
+//!     oracle::{Oracle, Rules}, peer::PlainPeer, run::{self, Lives}, settings::Chance, swarm::Dealer,
+//! };
 //! use std::time::Duration;
 //!
 //! let backoff = Backoff { base: Duration::from_millis(100), jitter: Jitter::Equal, ..Backoff::default() };
@@ -18,7 +20,8 @@
 //! for seed in 0..50 {
 //!     let ops = Dealer::deal_ops(seed, config.connection.ping_interval);
 //!     let judge = |outbox| Oracle::new(Rules::new(config.clone(), outbox));
-//!     let outcome = run::run_in(config.clone(), PlainPeer, (Chance::Seeded, seed), &ops, judge);
+//!     let dice = (Chance::Seeded, seed);
+//!     let outcome = run::run_in(config.clone(), PlainPeer, dice, &ops, Lives::Twice, judge);
 //!     assert_eq!(outcome.violation, None, "seed {seed}");
 //! }
 //! ```

@@ -198,6 +198,8 @@ struct Link {
     doubt: bool,
     /// When a nudge was said first that means something if it is.
     nudged_at: Option<Instant>,
+    /// `Start` was said when the attempt may have failed, and the client have given up.
+    started_at: Option<Instant>,
     /// The dialect has refused what the peer said.
     refused: Option<Refusal>,
     ponged: bool,
@@ -260,6 +262,7 @@ impl Link {
             lateness: Duration::ZERO,
             doubt: false,
             nudged_at: None,
+            started_at: None,
             refused: None,
             ponged: false,
             ping_unflushed: false,
@@ -1668,6 +1671,9 @@ impl Oracle {
         if let Some(at) = self.link.nudged_at.take() {
             self.nudged(at);
         }
+        if let Some(at) = self.link.started_at.take() {
+            self.may_start_over(at);
+        }
         self.up_by = Instant::NEVER;
         self.extend_up();
     }
@@ -1823,17 +1829,10 @@ impl Oracle {
         match self.run {
             Run::Idle | Run::Stopped => self.starts_over(Run::Running),
             Run::Running => {
-                // It may have given up.
-                if let Some(due) = &mut self.due
-                    && due.may_stop
-                {
-                    due.earliest = due.earliest.min(self.now);
-                    due.must_stop = false;
-                    due.drawn = None;
-                    self.run = Run::Unsure;
-                    self.failures.0 = 0;
-                    self.renewals.0 = 0;
+                if self.link.doubt {
+                    self.link.started_at.get_or_insert(self.now);
                 }
+                self.may_start_over(self.now);
             }
             // While it closes this is ignored.
             Run::Stopping(by) if by.has_passed(self.now) || self.link.doubt => {
@@ -1842,6 +1841,18 @@ impl Oracle {
             Run::Stopping(_) | Run::Unsure => {}
         }
         self.extend_quiet();
+    }
+
+    /// `Start` was said then, and it may have given up before.
+    fn may_start_over(&mut self, at: Instant) {
+        if let Some(due) = self.due.as_mut().filter(|due| due.may_stop) {
+            due.earliest = due.earliest.min(at);
+            due.must_stop = false;
+            due.drawn = None;
+            self.run = Run::Unsure;
+            self.failures.0 = 0;
+            self.renewals.0 = 0;
+        }
     }
 
     fn starts_over(&mut self, run: Run) {
@@ -2519,6 +2530,7 @@ impl Oracle {
         // Whatever had come to an end would have been said by now.
         self.link.doubt = false;
         self.link.nudged_at = None;
+        self.link.started_at = None;
         self.judge_deadline(deadline)?;
         self.judge_reports()?;
         self.judge_link(wire)?;

@@ -38,18 +38,32 @@ pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
     Rules { greets: settings.greets, ..Rules::new(settings.config(), outbox) }
 }
 
+/// Whether the lives of a run are played a second time when they have ended, for the statements
+/// about [two runs](crate::twice). That takes several times as long as the run itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lives {
+    /// They are not.
+    Once,
+    /// They are.
+    Twice,
+}
+
 /// Runs a trace before a witness, who is made with the name of the first outbox.
-pub fn run<W: Witness>(trace: &Trace, witness: impl FnOnce(OutboxId) -> W) -> Outcome<W> {
+pub fn run<W: Witness>(
+    trace: &Trace,
+    lives: Lives,
+    witness: impl FnOnce(OutboxId) -> W,
+) -> Outcome<W> {
     let Trace { settings, ops } = trace;
     let config = settings.config();
     let dice = (settings.chance, settings.seed);
     match settings.language {
-        Language::Plain => run_in(config, PlainPeer, dice, ops, witness),
+        Language::Plain => run_in(config, PlainPeer, dice, ops, lives, witness),
         Language::Positional => {
-            run_in(config, PositionalPeer::new(settings.greets), dice, ops, witness)
+            run_in(config, PositionalPeer::new(settings.greets), dice, ops, lives, witness)
         }
-        Language::Named => run_in(config, NamedPeer::default(), dice, ops, witness),
-        Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, witness),
+        Language::Named => run_in(config, NamedPeer::default(), dice, ops, lives, witness),
+        Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, lives, witness),
     }
 }
 
@@ -62,12 +76,16 @@ pub fn run_in<P: Peer, W: Witness>(
     peer: P,
     dice: (Chance, u64),
     ops: &[Op],
+    lives: Lives,
     witness: impl FnOnce(OutboxId) -> W,
 ) -> Outcome<W> {
     let mut world = match World::new(config, peer, dice, witness) {
         Ok(world) => world,
         Err(error) => panic!("{error}"),
     };
+    if lives == Lives::Twice {
+        world = world.twice();
+    }
     let mut at = None;
     let ended = catch_unwind(AssertUnwindSafe(|| {
         for op in ops {
@@ -95,15 +113,21 @@ pub fn run_in<P: Peer, W: Witness>(
     Outcome { events, marks, violation, witness: whole.then(|| world.into_witness()) }
 }
 
-/// Runs a trace before the oracle.
+/// Runs a trace before the oracle, its lives twice.
 pub fn judge(trace: &Trace) -> Outcome<Oracle> {
-    run(trace, |outbox| Oracle::new(rules(&trace.settings, outbox)))
+    judge_lives(trace, Lives::Twice)
+}
+
+/// Runs a trace before the oracle.
+pub fn judge_lives(trace: &Trace, lives: Lives) -> Outcome<Oracle> {
+    run(trace, lives, |outbox| Oracle::new(rules(&trace.settings, outbox)))
 }
 
 /// Runs a trace before the oracle and writes it down.
 pub fn tell(trace: &Trace) -> (Option<Violation>, String) {
-    let outcome =
-        run(trace, |outbox| (Transcript::default(), Oracle::new(rules(&trace.settings, outbox))));
+    let outcome = run(trace, Lives::Twice, |outbox| {
+        (Transcript::default(), Oracle::new(rules(&trace.settings, outbox)))
+    });
     let text = outcome.witness.map(|(transcript, _)| transcript.text().to_owned());
     (outcome.violation, text.unwrap_or_default())
 }

@@ -1,8 +1,9 @@
 //! What the test kit checks, by number: the statements that hold after every single step.
 //!
-//! Most are judged by the [`Oracle`](crate::oracle::Oracle) from one history. Some speak of two runs
-//! and are judged by the comparisons in [`twice`](crate::twice). Two cannot be seen in a history at
-//! all; [`Statement::judge`] says which and where they are tested instead.
+//! Most are judged by the [`Oracle`](crate::oracle::Oracle) from one history. Some speak of two runs:
+//! when a client's life is over, [`twice`](crate::twice) plays its inputs again with a change that must
+//! make no difference. Two cannot be seen in a history at all; [`Statement::judge`] says which and where
+//! they are tested instead.
 
 use core::fmt;
 
@@ -62,10 +63,14 @@ pub enum Statement {
     /// than the budget of the first and as many transmissions, and no message is sent with more of
     /// the second.
     X1,
-    /// Traffic does not change the backoff: two runs, [`twice::same_dials`](crate::twice::same_dials).
+    /// Traffic does not change the backoff. The life is played to a client that is told of no message,
+    /// up to `Close` or the first `Overdue`: whenever both wait, they wait until the same time, so both
+    /// have drawn the same numbers.
     X2,
-    /// Two arrows only: two runs, [`twice::same_dials`](crate::twice::same_dials) and
-    /// [`twice::same_fates`](crate::twice::same_fates).
+    /// Two arrows only. Of the connection: in that pair of clients it gives the same orders and is in
+    /// the same state, with the same counters. Of the messages: an outbox whose link flaps whenever it
+    /// is down, on a wire that takes nothing, says the same as one that stays down, and has charged as
+    /// much. And a machine that takes a step which is not on the [pictures](crate::marks).
     X3,
     /// Only a message that was alone in flight is blamed for the end of a connection, and after one
     /// that ended with messages in flight the head goes alone.
@@ -111,21 +116,23 @@ pub enum Statement {
     /// Counters do not run backwards and no deadline is at the end of time; and the build that is
     /// simulated checks for overflow.
     R6,
-    /// Same inputs, same outputs: two runs, [`twice::same_outputs`](crate::twice::same_outputs).
+    /// Same inputs, same outputs: the life is played to a new client, which says the same and comes to
+    /// the same state and counters.
     D1,
-    /// A clock that stands or runs backwards is as good as one that stands: two runs,
-    /// [`twice::same_outputs`](crate::twice::same_outputs) against the same run with a clock that
-    /// was held.
+    /// A clock that stands or runs backwards is as good as one that stands: each time that is no later
+    /// than one before is replaced by another such time, and nothing changes.
     D2,
-    /// Restore and go on equals go on: two runs, [`twice::same_fates`](crate::twice::same_fates).
+    /// Restore and go on equals go on: an outbox that is taken apart and restored whenever its link
+    /// is down says the same as one that is not. Not judged once messages are to expire in another
+    /// order than they were pushed.
     D3,
-    /// A record replays to the same outputs: two runs,
-    /// [`twice::same_outputs`](crate::twice::same_outputs).
+    /// A record replays to the same outputs: the life is recorded, and the record replayed from its
+    /// text.
     D4,
-    /// Spurious ticks change nothing: two runs, [`twice::same_outputs`](crate::twice::same_outputs).
+    /// Spurious ticks change nothing: in the middle of drains, after each, and just before each
+    /// deadline another tick is said. It makes no output, and the others stay the same.
     D5,
-    /// Shifting the inputs in time shifts the outputs: two runs,
-    /// [`twice::shifted_outputs`](crate::twice::shifted_outputs).
+    /// Shifting the inputs in time shifts the outputs: everything happens a few years later.
     D6,
 }
 
@@ -134,7 +141,7 @@ pub enum Statement {
 pub enum Judge {
     /// The oracle, from one history.
     Oracle,
-    /// A comparison of two histories.
+    /// A second run of the same life.
     Twice,
     /// Tests in this folder, which name the statement.
     Tests(&'static str),

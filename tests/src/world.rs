@@ -29,6 +29,7 @@ use crate::{
     peer::{Desk, Peer},
     settings::Chance,
     statement::{Statement, Violation},
+    twice::{Came, Input, Life},
     watched::Watched,
 };
 
@@ -255,6 +256,8 @@ pub struct World<P: Peer, W> {
     numbers: Vec<u64>,
     events: u64,
     watch: Watch,
+    /// What is said to the client, if it is to be judged by [`twice`](crate::twice).
+    life: Option<Life>,
     violation: Option<Violation>,
 }
 
@@ -301,10 +304,19 @@ impl<P: Peer, W: Witness> World<P, W> {
             greeting_left: 0,
             numbers: Vec::new(),
             events: 0,
+            life: None,
             violation: None,
         };
         world.see(Seen::Snapshot);
         Ok(world)
+    }
+
+    /// Plays each life of the client a second time when it has ended, and judges the statements
+    /// about two runs; see [`twice`](crate::twice). To be said before the first op.
+    #[must_use]
+    pub fn twice(self) -> Self {
+        let life = Life::new(self.config.clone(), Dice::new(self.chance, self.seed, 0));
+        Self { life: Some(life), ..self }
     }
 
     /// Lets an op happen, and all that follows from it at once.
@@ -351,6 +363,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         }
         self.watch.end(&self.client);
         self.see(Seen::Ended);
+        self.judge_life();
         self.judged()
     }
 
@@ -402,6 +415,21 @@ impl<P: Peer, W: Witness> World<P, W> {
         told
     }
 
+    /// Says a frame.
+    fn say_frame(&mut self, now: Instant, attempt: Attempt, frame: Received) {
+        let noted = self.life.is_some().then(|| Input::Receive(attempt, frame.clone()));
+        let inbound = self.client.receive(now, attempt, frame).is_some();
+        if let (Some(life), Some(input)) = (&mut self.life, noted) {
+            life.note(now, input, Came::Inbound(inbound));
+        }
+    }
+
+    /// A life of the client has ended: judges what can be judged by two runs of it.
+    fn judge_life(&mut self) {
+        let Some(life) = self.life.take().filter(|_| self.violation.is_none()) else { return };
+        self.violation = life.judge(&self.client, || self.peer.dialect()).err();
+    }
+
     fn see(&mut self, seen: Seen) {
         if self.violation.is_none() {
             let moment = Moment::new(self.tell_time(), seen);
@@ -420,6 +448,9 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.see(seen);
         let now = self.tell_time();
         self.watch.say(&self.client, now, &event);
+        if let Some(life) = &mut self.life {
+            life.note(now, Input::Event(event.clone()), Came::Nothing);
+        }
         self.client.handle(now, event);
         self.watch.after(&self.client, now);
     }
@@ -711,7 +742,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.events += 1;
         let now = self.told();
         let before = self.watch.receive(&self.client, now, attempt);
-        let _ = self.client.receive(now, attempt, Received::Data(body));
+        self.say_frame(now, attempt, Received::Data(body));
         self.see(Seen::Heard(attempt));
         if self.client.dialect().take_noted() {
             let mut signals = core::mem::take(&mut self.client.dialect().notes().signals);
@@ -735,7 +766,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             None => self.see(Seen::Heard(attempt)),
         }
         self.watch.pong(&self.client, now, attempt, ping);
-        let _ = self.client.receive(now, attempt, Received::Pong(payload));
+        self.say_frame(now, attempt, Received::Pong(payload));
         self.watch.after(&self.client, now);
     }
 
@@ -751,6 +782,9 @@ impl<P: Peer, W: Witness> World<P, W> {
             self.events += 1;
             self.watch.poll();
             let output = self.client.poll(wire);
+            if let Some(life) = &mut self.life {
+                life.note_poll(wire, output.clone());
+            }
             self.watch.after(&self.client, self.told());
             match output {
                 Output::Dial(attempt) => {
@@ -890,7 +924,11 @@ impl<P: Peer, W: Witness> World<P, W> {
             let now = self.told();
             let head = self.client.outbox().watermark();
             self.watch.push();
+            let noted = self.life.is_some().then(|| Box::new((body.clone(), options.clone())));
             let result = self.client.push(now, body, options);
+            if let (Some(life), Some(push)) = (&mut self.life, noted) {
+                life.note(now, Input::Push(push), Came::Pushed(Box::new(result.clone())));
+            }
             self.watch.after(&self.client, now);
             match result {
                 Ok(pushed) => {
@@ -1104,18 +1142,22 @@ impl<P: Peer, W: Witness> World<P, W> {
             ClientOp::Crash => {
                 self.see(Seen::Crashed);
                 self.watch.dies(&self.client, &self.saved);
-                self.restore();
+                let twice = self.life.is_some();
+                self.judge_life();
+                self.restore(twice);
             }
             ClientOp::Retire => {
                 self.turn();
                 self.watch.end(&self.client);
+                let twice = self.life.is_some();
+                self.judge_life();
                 let dialect = Watched::new(self.peer.dialect());
                 let stub =
                     Client::new(self.config.clone(), dialect, Dice::new(Chance::Zeros, 0, 0));
                 let Ok(stub) = stub else { unreachable!("the settings were checked") };
                 self.saved = core::mem::replace(&mut self.client, stub).into_snapshot();
                 self.see(Seen::Retired);
-                self.restore();
+                self.restore(twice);
                 // From now on what is in it may be transmitted, and such a snapshot says that.
                 self.store();
             }
@@ -1145,7 +1187,7 @@ impl<P: Peer, W: Witness> World<P, W> {
     }
 
     /// A new process goes on from the newest snapshot.
-    fn restore(&mut self) {
+    fn restore(&mut self, twice: bool) {
         self.lives += 1;
         self.hang_up();
         if let Some(rest) = &mut self.rest {
@@ -1159,6 +1201,10 @@ impl<P: Peer, W: Witness> World<P, W> {
         let dialect = Watched::new(self.peer.dialect());
         let dice = Dice::new(self.chance, self.seed, self.lives);
         let saved = self.saved.clone();
+        if twice {
+            let (config, dice, saved) = (self.config.clone(), dice.clone(), saved.clone());
+            self.life = Some(Life::restored(config, dice, self.told(), saved));
+        }
         match Client::restore(self.config.clone(), dialect, dice, self.told(), saved) {
             Ok(client) => {
                 self.client = client;

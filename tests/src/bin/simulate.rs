@@ -22,7 +22,7 @@ use std::{
 
 use bowline_testkit::{
     marks::{self, Counts},
-    run::{judge, shrink, tell},
+    run::{Lives, judge, judge_lives, shrink, tell},
     statement::Violation,
     swarm::Dealer,
     trace::Trace,
@@ -51,6 +51,10 @@ struct Options {
     /// Threads; all cores if not given.
     #[arg(long)]
     threads: Option<usize>,
+    /// Play the lives of one run in so many a second time, for the statements about two runs; 1 is
+    /// every run, 0 none.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    twice: u64,
     /// Fail if a mark that can be passed was passed less often than this.
     #[arg(long, value_name = "N", default_value_t = 0)]
     marks: u64,
@@ -128,7 +132,9 @@ fn simulate(options: &Options) -> Outcome {
                         break;
                     }
                     for seed in first..end.min(first + 64) {
-                        let outcome = judge(&Dealer::deal(seed));
+                        let twice = options.twice > 0 && seed.is_multiple_of(options.twice);
+                        let lives = if twice { Lives::Twice } else { Lives::Once };
+                        let outcome = judge_lives(&Dealer::deal(seed), lives);
                         events.fetch_add(outcome.events, Ordering::Relaxed);
                         passed.merge(&outcome.marks);
                         if let Some(violation) = outcome.violation {
