@@ -19,7 +19,7 @@ mod world;
 
 use bowline_core::Level;
 use stateright::{Model, Property};
-pub use world::{Action, Answer, Budget, World};
+pub use world::{Action, Answer, Budget, Last, World};
 
 use crate::statement::Statement;
 
@@ -54,6 +54,12 @@ pub struct Scope {
     /// The client is told the time as soon as it passes; else it may hear of other things in the
     /// same moment before.
     pub prompt: bool,
+    /// The peer takes frames no sooner than something depends on it: the client hears an answer, or
+    /// the connection ends and what was not taken is lost. Everything that the client can come to is
+    /// come to all the same, through fewer states: in between nobody can tell what the peer has taken.
+    /// Only for a peer that answers each frame in one way: without nacks, rejects, mutes, accusations
+    /// and poison.
+    pub late: bool,
     /// Leaves out what is asked of each state: whether stale events, illegal acks, refused pushes
     /// and spurious ticks change nothing, and cancel and stop work. Four times as fast.
     pub unasked: bool,
@@ -83,6 +89,7 @@ impl Default for Scope {
             greets: false,
             stepwise: false,
             prompt: false,
+            late: false,
             unasked: false,
             poison: None,
             waits: false,

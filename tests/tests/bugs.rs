@@ -10,7 +10,7 @@ use std::{
 use bowline_testkit::{
     bugs::{List, Row, rows},
     hazards::shown_by_tests,
-    statement::Statement,
+    statement::{Judge, Statement},
 };
 
 #[test]
@@ -92,6 +92,23 @@ fn every_row_of_the_table_is_that_of_a_bug_in_the_list() {
         let bug = list.bugs.iter().find(|bug| bug.name == row.name);
         assert_eq!(bug.map(|bug| bug.breaks.join(" ")), Some(row.breaks), "{}", row.name);
     }
+}
+
+/// Not only that some check notices each bug: that each check notices one.
+#[test]
+fn every_statement_of_the_oracle_has_noticed_a_bug() {
+    let rows = rows(&root());
+    let noticed: BTreeSet<&str> = rows
+        .iter()
+        .flat_map(|row| row.killed_by.iter().chain(&row.also))
+        .map(String::as_str)
+        .collect();
+    let idle: Vec<Statement> = Statement::ALL
+        .into_iter()
+        .filter(|statement| statement.judge() == Judge::Oracle)
+        .filter(|statement| !noticed.contains(format!("{statement:?}").as_str()))
+        .collect();
+    assert!(idle.is_empty(), "no seeded bug was noticed by {idle:?}");
 }
 
 fn list() -> List {

@@ -92,6 +92,27 @@ fn states_with_equal_views_behave_alike() {
     }
 }
 
+/// A peer that takes its frames late leads the client to no other states, and to all of them.
+#[test]
+fn a_late_peer_hides_nothing() {
+    let mut ending = scope(1, [Acked]);
+    ending.budget.stops = 1;
+    ending.budget.closes = 1;
+    let mut crashing = scope(1, [Received]);
+    crashing.budget.crashes = 1;
+    let falling = Scope { window: 1, ..scope(2, [Acked]) };
+    let stepwise = Scope { stepwise: true, ..scope(1, [Written]) };
+    for scope in [ending, crashing, falling, stepwise] {
+        let scope = Scope { unasked: true, ..scope };
+        let late = Scope { late: true, ..scope.clone() };
+        let (clients, of_late) = (progress::clients(&scope), progress::clients(&late));
+        assert!(clients.len() > 100, "only {} clients", clients.len());
+        assert!(clients == of_late, "{} and {} clients", clients.len(), of_late.len());
+        let states = |scope: Scope| scope.checker().spawn_dfs().join().unique_state_count();
+        assert!(states(late) < states(scope));
+    }
+}
+
 // ---- The checker looks -----------------------------------------------------------------------------
 
 #[test]

@@ -1,4 +1,8 @@
 //! The oracle watches the real client on a bad network, and has nothing to say.
+//!
+//! The simulation does the same at a larger scale. This world is kept for what that one lacks: a
+//! transport that cannot ping, where acks alone show that the peer lives. And it writes the history
+//! that the oracle reads with another pen, so that a slip of the simulation's own shows.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -203,7 +203,9 @@ impl Lab {
         command.args(["--json", "--show=0", &format!("--first={first}")]);
         command.arg(format!("--seeds={count}"));
         let Some(output) = output(&mut command, patience)? else { return Ok(None) };
-        let result: serde_json::Value = serde_json::from_str(output.trim())?;
+        let Ok(result) = serde_json::from_str::<serde_json::Value>(output.trim()) else {
+            return Ok(Some(vec![("the simulation crashes".to_owned(), first)]));
+        };
         let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
         let mut found: Vec<_> = seeds.into_iter().collect();
         found.sort_by_key(|(_, seed)| *seed);

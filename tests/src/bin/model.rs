@@ -67,6 +67,9 @@ struct Args {
     /// Tell the client the time as soon as it passes.
     #[arg(long)]
     prompt: bool,
+    /// Let the peer take frames only when something depends on it: the same clients in fewer states.
+    #[arg(long, conflicts_with_all = ["nacks", "rejects", "mutes", "accusations", "poison"])]
+    late: bool,
     /// Leave out what is asked of each state: stale events, illegal acks, cancel, stop.
     #[arg(long)]
     unasked: bool,
@@ -190,6 +193,7 @@ impl Args {
             greets: self.greeting,
             stepwise: self.stepwise,
             prompt: self.prompt,
+            late: self.late,
             unasked: self.unasked,
             poison: self.poison.map(usize::from),
             budget: self.budget(),

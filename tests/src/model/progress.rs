@@ -7,7 +7,7 @@
 //! without a step, must have nothing left to settle.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -142,6 +142,30 @@ impl Graph {
         path.reverse();
         path
     }
+}
+
+/// What a client can come to in a scope: digests of [`World::known`].
+pub fn clients(scope: &Scope) -> BTreeSet<u64> {
+    fn digest(of: &impl Hash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        of.hash(&mut hasher);
+        hasher.finish()
+    }
+    let first = World::new(scope);
+    let mut seen = HashSet::from([digest(&first)]);
+    let mut known = BTreeSet::from([digest(&first.known())]);
+    let (mut pending, mut actions) = (vec![first], Vec::new());
+    while let Some(world) = pending.pop() {
+        actions.clear();
+        world.actions(scope, &mut actions);
+        for next in actions.iter().filter_map(|action| world.next(scope, *action)) {
+            if seen.insert(digest(&next)) {
+                known.insert(digest(&next.known()));
+                pending.push(next);
+            }
+        }
+    }
+    known
 }
 
 /// Two ways into one state, by its hash, after which an action leads to two.

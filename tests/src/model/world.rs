@@ -69,6 +69,62 @@ pub enum Action {
     Pass,
     /// The client is told the time.
     Tick,
+    /// The peer takes so many frames, and what happens then is the end of the connection.
+    Last(u8, Last),
+}
+
+/// What can end a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Last {
+    /// [`Action::Cancel`]
+    Cancel(usize),
+    /// [`Action::Crash`]
+    Crash,
+    /// [`Action::Stop`]
+    Stop,
+    /// [`Action::Start`]
+    Start,
+    /// [`Action::Close`]
+    Close,
+    /// [`Action::Drop`]
+    Drop,
+    /// [`Action::Tell`]
+    Tell,
+    /// [`Action::Pass`]
+    Pass,
+    /// [`Action::Tick`]
+    Tick,
+}
+
+impl Last {
+    const fn of(action: Action) -> Option<Self> {
+        Some(match action {
+            Action::Cancel(index) => Self::Cancel(index),
+            Action::Crash => Self::Crash,
+            Action::Stop => Self::Stop,
+            Action::Start => Self::Start,
+            Action::Close => Self::Close,
+            Action::Drop => Self::Drop,
+            Action::Tell { accused: false } => Self::Tell,
+            Action::Pass => Self::Pass,
+            Action::Tick => Self::Tick,
+            _ => return None,
+        })
+    }
+
+    const fn action(self) -> Action {
+        match self {
+            Self::Cancel(index) => Action::Cancel(index),
+            Self::Crash => Action::Crash,
+            Self::Stop => Action::Stop,
+            Self::Start => Action::Start,
+            Self::Close => Action::Close,
+            Self::Drop => Action::Drop,
+            Self::Tell => Action::Tell { accused: false },
+            Self::Pass => Action::Pass,
+            Self::Tick => Action::Tick,
+        }
+    }
 }
 
 /// What the peer says to a message of level `Acked`.
@@ -435,6 +491,14 @@ impl World {
         self.broken
     }
 
+    /// What the client and its application can tell of the state, and what the peer has once it takes
+    /// nothing more on this connection.
+    pub fn known(&self) -> impl Hash + use<> {
+        let open = matches!(self.session.line, Line::Alive | Line::Closing);
+        let ledger = (!open).then_some(self.ledger);
+        (self.client.view(), self.notes.clone(), self.told, self.life, self.broken, ledger)
+    }
+
     /// Whether every message has its outcome, or will never have one for a good reason.
     pub fn is_done(&self) -> bool {
         let settled = self.notes.iter().all(|note| note.outcome != Outcome::Pending);
@@ -466,7 +530,7 @@ impl World {
         let alive = self.session.line == Line::Alive;
         self.healthy(scope, actions);
         if self.session.line != Line::Gone && self.session.line != Line::Dialing {
-            if !self.session.up.is_empty() && self.session.line != Line::Cut {
+            if !scope.late && self.takes() {
                 actions.push(Action::Take(Answer::Fair));
                 if self.answers_next() {
                     let kinds = [
@@ -479,7 +543,7 @@ impl World {
                     );
                 }
             }
-            if !self.session.down.is_empty() {
+            if self.can_hear(scope) {
                 actions.push(Action::Hear);
             }
         }
@@ -520,6 +584,15 @@ impl World {
         if self.left.closes > 0 {
             actions.push(Action::Close);
         }
+        if scope.late && self.takes() {
+            let lasts: Vec<Last> = actions.iter().copied().filter_map(Last::of).collect();
+            for last in lasts {
+                if self.is_last(scope, last) {
+                    let frames = u8::try_from(self.session.up.len()).unwrap_or(u8::MAX);
+                    actions.extend((1..=frames).map(|frames| Action::Last(frames, last)));
+                }
+            }
+        }
         let mut seen = 0;
         for at in 0..actions.len() {
             if !actions[..seen].contains(&actions[at]) {
@@ -542,10 +615,10 @@ impl World {
                 } else if self.session.unflushed {
                     actions.push(Action::Flush);
                 }
-                if !self.session.up.is_empty() {
+                if !scope.late && !self.session.up.is_empty() {
                     actions.push(Action::Take(Answer::Fair));
                 }
-                if !self.session.down.is_empty() {
+                if self.can_hear(scope) {
                     actions.push(Action::Hear);
                 }
             }
@@ -558,6 +631,30 @@ impl World {
                 actions.push(Action::Pass);
             }
         }
+    }
+
+    /// Whether there is a frame for the peer to take.
+    fn takes(&self) -> bool {
+        let open = matches!(self.session.line, Line::Alive | Line::Closing);
+        open && !self.session.up.is_empty()
+    }
+
+    /// Whether there is an answer for the client to hear, or will be once the peer takes its frames.
+    fn can_hear(&self, scope: &Scope) -> bool {
+        let is_answered = |frame: &Up| match *frame {
+            Up::Hello | Up::Ping(_) => true,
+            Up::Message { index, .. } => self.notes[index].level == Level::Acked,
+        };
+        !self.session.down.is_empty()
+            || scope.late && self.takes() && self.session.up.iter().any(is_answered)
+    }
+
+    /// Whether after this the peer takes nothing more of what is on its way now.
+    fn is_last(&self, scope: &Scope, last: Last) -> bool {
+        self.next(scope, last.action()).is_some_and(|next| {
+            let open = matches!(next.session.line, Line::Alive | Line::Closing);
+            !open || next.life != self.life || next.attempt() != self.attempt()
+        })
     }
 
     /// Whether the next frame is one that the peer may answer in several ways.
@@ -645,7 +742,18 @@ impl World {
             Action::Write => world.write(scope),
             Action::Flush => world.flush(scope),
             Action::Take(answer) => world.take(scope, answer),
-            Action::Hear => world.hear(scope),
+            Action::Hear => {
+                while world.session.down.is_empty() && world.takes() {
+                    world.take(scope, Answer::Fair);
+                }
+                world.hear(scope);
+            }
+            Action::Last(frames, last) => {
+                for _ in 0..frames {
+                    world.take(scope, Answer::Fair);
+                }
+                return world.next(scope, last.action());
+            }
             Action::Drop => {
                 world.left.drops -= 1;
                 world.cut();
