@@ -1880,6 +1880,28 @@ fn a_million_cancels_behind_a_blocked_head_stay_small() {
     }
 }
 
+/// R5: what is acknowledged piles up behind a head that is not, and is not looked at again by each
+/// ack.
+#[test]
+fn a_million_cumulative_acks_behind_a_head_that_has_none_take_one_pass() {
+    let mut wire = World::with(OutboxConfig { window_messages: MILLION + 1, ..large() });
+    wire.push("", Acked);
+    let snapshot = wire.outbox.snapshot();
+    let fresh = OutboxId::new(2);
+    let mut wire = wire.restored(fresh, snapshot).unwrap();
+    for _ in 0..MILLION {
+        wire.push("", Acked);
+    }
+    wire.up();
+    while !wire.poll(Wire::Ready).is_empty() {}
+    for number in 2..2 + MILLION as u64 {
+        wire.acked(Ack::UpToOf(MessageId { outbox: fresh, seq: seq(number) }));
+    }
+    assert_eq!(wire.outbox.stats().delivered, MILLION as u64);
+    assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().duplicates), (0, 0));
+    assert_eq!((wire.outbox.queued(), wire.outbox.in_flight().messages), (0, 1));
+}
+
 #[test]
 fn one_key_pushed_ten_thousand_times_behind_a_live_head_is_one_message() {
     let mut wire = World::with(large());
