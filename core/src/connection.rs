@@ -479,10 +479,6 @@ impl<R: Rng> Connection<R> {
         self.owed.take()
     }
 
-    pub(crate) fn owes_order(&self) -> bool {
-        self.owed.is_some()
-    }
-
     pub(crate) fn owes_ping(&self) -> bool {
         self.heartbeat == Heartbeat::Owed
     }
