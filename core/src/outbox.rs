@@ -1047,7 +1047,7 @@ impl Outbox {
 
     /// The head, if connections kept dying with it alone in flight `suspect_limit` times.
     pub fn suspected(&self) -> Option<Seq> {
-        (self.live > 0 && self.deaths >= self.config.suspect_limit).then_some(self.head)
+        (self.deaths >= self.config.suspect_limit).then_some(self.head)
     }
 
     /// How often the head was charged.
@@ -2388,9 +2388,12 @@ impl Outbox {
         outbox.epochs.push_back(Epoch::new(snapshot.next_seq, id));
         outbox.rewind();
         outbox.tidy();
-        outbox.charges = snapshot.charges;
-        outbox.deaths = snapshot.deaths;
-        outbox.nacks = snapshot.nacks.min(31);
+        // They are of the head, and where there is none the next message must not inherit them.
+        if outbox.live > 0 {
+            outbox.charges = snapshot.charges;
+            outbox.deaths = snapshot.deaths;
+            outbox.nacks = snapshot.nacks.min(31);
+        }
         outbox.hold_until = now + snapshot.hold.min(outbox.config.nack_delay_cap);
         outbox.probe = snapshot.probe;
         outbox.look_at_clock(now);

@@ -188,6 +188,18 @@ fn as_many_are_evicted_as_the_new_one_has_bytes() {
 }
 
 #[test]
+fn what_a_replaced_message_weighed_is_no_room_any_more() {
+    let config = OutboxConfig { overflow: Overflow::EvictOldest, ..small() };
+    let mut wire = World::with(config);
+    wire.push_keyed("1234567", "k");
+    wire.push_keyed("1", "k");
+    assert_eq!(wire.outbox.room(), Amount { messages: 128, bytes: 2_048 }, "all would make way");
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+    assert_eq!(wire.outbox.room(), Amount { messages: 127, bytes: 2_046 });
+}
+
+#[test]
 fn what_was_transmitted_is_never_evicted() {
     let config = OutboxConfig {
         max_messages: 1,
@@ -362,6 +374,17 @@ fn an_attempt_that_is_over_does_not_come_up_again() {
     assert_eq!(wire.drain(), "send 1");
     wire.cancel(1);
     assert_eq!(wire.drain(), "failed 1 Cancelled MaybeDelivered");
+}
+
+#[test]
+fn an_attempt_that_is_up_may_be_said_to_be_up_again() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    wire.up();
+    wire.drain();
+    let before = wire.outbox.view();
+    wire.event(OutboxEvent::Up(wire.attempt));
+    assert_eq!((wire.outbox.view(), wire.outbox.stats().stale), (before, 0));
 }
 
 /// H40: an ack, a nack and a pong of an old connection say nothing of the new one.
@@ -1800,6 +1823,17 @@ fn a_hostile_snapshot_is_refused_and_handed_back() {
     twins.messages[1].key = Some(Key::from("k"));
     let error = wire.clone().restored(OutboxId::new(2), twins).map(drop).unwrap_err();
     assert_eq!(error.reason, RestoreRefused::Inconsistent(seq(2)));
+}
+
+/// H41
+#[test]
+fn what_a_forged_snapshot_without_messages_says_of_a_head_is_said_of_no_message() {
+    let wire = World::new();
+    let forged = Snapshot { charges: 5, deaths: 5, nacks: 3, ..wire.outbox.snapshot() };
+    let mut wire = wire.restored(OutboxId::new(2), forged).unwrap();
+    assert_eq!(wire.outbox.suspected(), None);
+    wire.push("a", Acked);
+    assert_eq!((wire.outbox.charges(), wire.outbox.suspected()), (0, None));
 }
 
 #[test]
