@@ -4,9 +4,10 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bowline_core::{
-    Ack, Attempt, Batch, Beat, Body, Client, ClientConfig, ConnectionConfig, Dialect, Event, Frame,
-    Greeting, Instant, Level, Loss, Nack, Opened, OutboxConfig, Output, Phase, Ping, Plain,
-    PushOptions, Received, Refusal, Refused, Seq, Sink, StopReason, Timer, Wire,
+    Ack, Attempt, Backoff, Batch, Beat, Body, Client, ClientConfig, ConnectionConfig, Dialect,
+    Event, Frame, Greeting, Instant, Jitter, Level, Loss, Nack, Opened, OutboxConfig, Output,
+    Phase, Ping, Plain, PushOptions, Received, Refusal, Refused, Seq, Sink, StopReason, Timer,
+    Wire,
 };
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -259,6 +260,46 @@ fn a_dialect_may_pack_several_messages_into_a_frame() {
     wire.client.handle(wire.now, Event::Cancel(Seq::new(6)));
     wire.hear("upto 4");
     assert_eq!(wire.drain(), "failed 6 Cancelled, delivered 1-4, send 7:7");
+}
+
+/// H63
+#[test]
+fn a_batch_shows_which_messages_are_in_it_and_no_payload() {
+    struct Telltale;
+    impl Dialect for Telltale {
+        type Message = Body;
+        type Inbound = ();
+        type Credentials = ();
+        type Error = std::convert::Infallible;
+        const ACKS: bool = false;
+
+        fn encode(message: Body) -> Result<Body, (Body, Self::Error)> {
+            Ok(message)
+        }
+
+        fn frame(&mut self, batch: Batch<'_>) -> (Body, usize) {
+            (Body::text(format!("{batch:?}")), batch.iter().count())
+        }
+
+        fn decode(&mut self, _: Body, _: &mut Sink<()>) {}
+    }
+    let rng = ChaCha8Rng::seed_from_u64(1);
+    let mut client = Client::new(ClientConfig::default(), Telltale, rng).unwrap();
+    for body in ["secret", "more"] {
+        client.push(NOW, body.into(), PushOptions::default()).unwrap();
+    }
+    client.handle(NOW, Event::Start);
+    client.handle(NOW, Event::Opened(Opened::new(Attempt::new(1), ())));
+    let shown = loop {
+        if let Output::Send(_, Frame::Data(body)) = client.poll(Wire::Ready) {
+            break body;
+        }
+    };
+    let shown = shown.as_text().unwrap();
+    for part in ["Seq(1)", "text(6 B)", "Seq(2)", "text(4 B)"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("secret"), "{shown}");
 }
 
 #[test]
@@ -738,6 +779,57 @@ fn a_receipt_that_does_not_come_is_asked_for_again_every_ping_interval() {
     wire.hear("say hi");
     wire.wait(3 * SECOND);
     assert_eq!(wire.drain(), "ping 2");
+}
+
+#[test]
+fn a_view_is_relative_to_now_to_the_newest_attempt_and_to_the_head() {
+    let [mut young, mut old] = [2, 3].map(|lives| {
+        let mut world = World::new(Script::default());
+        let backoff = Backoff { jitter: Jitter::None, ..Backoff::default() };
+        world.config.connection.backoff = backoff;
+        world.remake();
+        world.start();
+        for life in 0..lives {
+            if life > 0 {
+                world.redial();
+            }
+            world.push_many(2);
+            world.drain();
+            world.hear("next;next");
+            // Long enough for what failed before to be forgotten.
+            world.wait(HOUR);
+            world.drain();
+            world.lose(Loss::Io);
+        }
+        world
+    });
+    assert_eq!(young.client.view(), old.client.view(), "waiting");
+    for world in [&mut young, &mut old] {
+        world.drain();
+        world.push("a", Level::Acked);
+        world.push("b", Level::Acked);
+        world.now = world.client.deadline().unwrap().at;
+        world.client.handle(world.now, Event::Tick);
+    }
+    assert_eq!(young.client.view(), old.client.view(), "with a dial that nobody was told of");
+    for world in [&mut young, &mut old] {
+        world.drain();
+        world.open();
+        world.drain();
+        world.hear("one 99");
+    }
+    assert_eq!(young.client.view(), old.client.view(), "with messages in flight");
+    assert_ne!(young.attempt(), old.attempt());
+}
+
+#[test]
+fn a_view_tells_which_status_was_reported() {
+    let mut world = World::new(Script::default());
+    world.client.handle(NOW, Event::Start);
+    assert_eq!(world.client.poll(Wire::Ready), Output::Dial(Attempt::new(1)));
+    let before = world.client.view();
+    assert!(matches!(world.client.poll(Wire::Ready), Output::Status(_)));
+    assert_ne!(world.client.view(), before);
 }
 
 // ---- Helpers ------------------------------------------------------------------------------------

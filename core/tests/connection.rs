@@ -681,6 +681,14 @@ fn bytes_that_the_socket_takes_leave_the_peer_suspect() {
 }
 
 #[test]
+fn a_ping_that_is_flushed_after_the_peer_was_heard_does_not_stand_for_the_next_one() {
+    let mut world = World::suspect();
+    world.say(23_000, Event::Heard(a(1)));
+    world.say(24_000, Event::Flushed(a(1)));
+    assert_eq!(world.say(43_000, Event::Tick), [Output::Ping(a(1))]);
+}
+
+#[test]
 fn a_ping_on_its_way_out_serves_the_next_silence_too() {
     // The peer speaks while the ping is stuck behind a large message, and falls silent again.
     let mut world = World::suspect();
@@ -1111,6 +1119,20 @@ fn a_nudge_never_makes_a_wait_longer() {
 }
 
 #[test]
+fn a_nudge_that_shortens_nothing_does_not_put_off_the_next_one() {
+    let floor = Duration::from_secs(3);
+    let mut world = World::of(ConnectionConfig { nudge_floor: floor, ..config() });
+    world.say(0, Event::Start);
+    world.say(0, Event::Lost(a(1), Loss::Connect));
+    assert_eq!(world.say(500, Event::Nudge), [Output::Dial(a(2))]);
+    world.say(500, Event::Lost(a(2), Loss::Connect));
+    assert_eq!(world.say(600, Event::Nudge), []);
+    assert_eq!(world.say(2_500, Event::Tick), [Output::Dial(a(3))], "as if nobody had nudged");
+    world.say(2_500, Event::Lost(a(3), Loss::Connect));
+    assert_eq!(world.say(3_500, Event::Nudge), [Output::Dial(a(4))], "the floor after the first");
+}
+
+#[test]
 fn a_nudge_does_not_shorten_the_servers_own_time() {
     for loss in [
         Loss::Status { status: 503, retry_after: Some(Duration::from_secs(60)) },
@@ -1389,6 +1411,20 @@ fn a_close_that_nobody_polled_in_time_is_overtaken_by_the_abort() {
     let mut world = World::up();
     world.machine.handle(ms(3_000), Event::Stop);
     assert_eq!(world.say(8_000, Event::Tick), [Output::Abort(a(1))]);
+}
+
+#[test]
+fn a_view_tells_since_when_a_first_ping_is_unanswered() {
+    // The rest is the same: silence begins again with what is heard.
+    let [early, late] = [22_000, 23_000].map(|flushed_at| {
+        let mut world = World::up_and_not_ponged();
+        assert_eq!(world.say(22_000, Event::Tick), [Output::Ping(a(1))]);
+        world.say(flushed_at, Event::Flushed(a(1)));
+        world.say(24_000, Event::Heard(a(1)));
+        world
+    });
+    assert_eq!(early.deadline(), late.deadline());
+    assert_ne!(early.view(), late.view());
 }
 
 // ---- Helpers --------------------------------------------------------------------------------------
