@@ -1451,7 +1451,6 @@ impl Outbox {
     }
 
     fn acked(&mut self, ack: Ack) {
-        let settled = self.stats.delivered;
         let answered = self.answer(ack, true, |outbox, place| {
             if outbox.slots[place].stage == Stage::Live {
                 outbox.deliver(place);
@@ -1462,8 +1461,7 @@ impl Outbox {
         });
         match answered {
             Answered::Some => {}
-            Answered::None if settled == self.stats.delivered => count(&mut self.stats.duplicates),
-            Answered::None => {}
+            Answered::None => count(&mut self.stats.duplicates),
             Answered::Violation => count(&mut self.stats.violations),
         }
     }
@@ -1650,7 +1648,7 @@ impl Outbox {
                 self.fail(place, FailReason::Expired);
             }
         }
-        if self.live > 0 && self.closing.is_some_and(|deadline| deadline.has_passed(self.now)) {
+        if !self.is_settled() && self.closing.is_some_and(|at| at.has_passed(self.now)) {
             for place in 0..self.slots.len() {
                 self.fail(place, FailReason::Returned);
             }
@@ -1790,11 +1788,7 @@ impl Outbox {
     }
 
     fn id_of(&self, seq: Seq) -> MessageId {
-        let epoch = match self.epochs.back() {
-            // All but what was restored.
-            Some(newest) if newest.first <= seq => Some(newest),
-            Some(_) | None => self.epochs.get(self.epoch_of(seq)),
-        };
+        let epoch = self.epochs.get(self.epoch_of(seq));
         MessageId { outbox: epoch.map_or(self.id(), |epoch| epoch.id), seq }
     }
 
@@ -2045,7 +2039,7 @@ impl Outbox {
         let before = if self.pinged == Some(seq) { self.pings_out } else { 0 };
         self.pings_out = before.saturating_add(1);
         let held = matches!(self.state, OutboxState::Held { .. });
-        if last < seq && !held && self.is_to_go_again(seq) {
+        if !held && self.is_to_go_again(seq) {
             self.outdated = (seq, self.pings_out);
         }
         self.pinged = Some(seq);
