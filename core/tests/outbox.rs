@@ -387,6 +387,126 @@ fn an_attempt_that_is_up_may_be_said_to_be_up_again() {
     assert_eq!((wire.outbox.view(), wire.outbox.stats().stale), (before, 0));
 }
 
+/// H41
+#[test]
+fn a_pong_acquits_what_was_settled_before_its_ping_and_the_next_head_is_blamed_again() {
+    let mut wire = World::with(OutboxConfig { suspect_limit: 1, ..small() });
+    wire.push("a", Written);
+    wire.push("b", Received);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, ping 2");
+    wire.flushed();
+    wire.pong_last();
+    assert_eq!(wire.drain(), "delivered 1-2");
+    wire.push("c", Received);
+    assert_eq!(wire.drain(), "send 3, ping 3");
+    wire.down();
+    assert_eq!(wire.outbox.suspected(), Some(seq(3)));
+}
+
+/// X1: a peer may say a pong twice. The second says nothing of what was sent again since the first.
+#[test]
+fn a_pong_that_comes_twice_starts_no_ack_clock_of_what_was_sent_between() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1");
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 1");
+    wire.pong(1);
+    wire.nacked(Ack::Next, Nack::Transient);
+    wire.wait(small().nack_delay);
+    wire.pong(1);
+    assert_eq!(wire.drain(), "send 1");
+    assert_eq!(wire.deadline().map(|(_, timer)| timer), Some(Timer::Receipt));
+}
+
+/// X1: as many pongs are outdated as pings were on the way when the message was called back.
+#[test]
+fn each_ping_before_a_retransmission_has_a_pong_that_says_nothing_of_it() {
+    let mut wire = World::new();
+    wire.push("a", Acked);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1");
+    for _ in 0..2 {
+        wire.wait(small().receipt_repeat_interval);
+        assert_eq!(wire.drain(), "ping 1");
+    }
+    wire.nacked(Ack::Next, Nack::Transient);
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "send 1");
+    let timer = |wire: &World| wire.deadline().map(|(_, timer)| timer);
+    for _ in 0..2 {
+        wire.pong(1);
+        assert_eq!(timer(&wire), Some(Timer::Receipt));
+    }
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 1");
+    wire.pong(1);
+    assert_eq!(timer(&wire), Some(Timer::Ack));
+}
+
+/// L2
+#[test]
+fn a_ping_whose_number_is_of_a_message_that_is_gone_is_a_receipt_of_what_goes_again() {
+    let mut wire = World::with(large());
+    wire.push_many(67, Received);
+    wire.up();
+    assert!(wire.drain().ends_with("send 67, ping 67"));
+    wire.nacked_from(1, Nack::Transient);
+    for gone in 2..=67 {
+        wire.cancel(gone);
+    }
+    assert_eq!(wire.count_failed(), 66);
+    assert_eq!(wire.outbox.footprint().0, 1, "not even their places are left");
+    wire.wait(large().nack_delay);
+    wire.pong(67);
+    assert_eq!(wire.drain(), "send 1, ping 67");
+    wire.pong(67);
+    assert_eq!(wire.drain(), "delivered 1");
+}
+
+/// L2: what is in flight behind a refused message is waited for, so its receipt must count.
+#[test]
+fn a_ping_in_the_pause_after_a_second_refusal_is_a_receipt_of_what_is_in_flight() {
+    let mut wire = World::new();
+    for level in [Acked, Received, Acked, Acked] {
+        wire.push("x", level);
+    }
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, send 3, send 4, ping 4");
+    wire.nacked_from(1, Nack::Transient);
+    wire.pong(4);
+    wire.wait(small().nack_delay);
+    for sent in ["send 1", "send 2", "send 3"] {
+        assert_eq!(wire.poll(Wire::Ready), sent);
+    }
+    wire.acked(Ack::One(seq(1)));
+    wire.nacked(Ack::One(seq(3)), Nack::Transient);
+    assert_eq!(wire.drain(), "delivered 1, ping 4");
+    wire.pong(4);
+    assert_eq!(wire.drain(), "delivered 2");
+}
+
+/// H41: while the head of a probing link is asked after, what comes behind it does not go.
+#[test]
+fn a_probe_that_goes_on_after_a_refusal_waits_for_its_pong_again() {
+    let mut wire = World::new();
+    wire.push_many(2, Received);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, ping 2");
+    wire.down();
+    wire.up();
+    wire.answer_first_ping();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+    wire.cancel(1);
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!(wire.drain(), "failed 1 Cancelled MaybeDelivered");
+    assert_eq!(wire.outbox.state(), OutboxState::Probing { answered: false });
+    wire.pong_last();
+    assert_eq!(wire.drain(), "send 2, ping 2");
+}
+
 /// H40: an ack, a nack and a pong of an old connection say nothing of the new one.
 #[test]
 fn events_of_another_attempt_change_nothing() {
@@ -1341,6 +1461,17 @@ fn a_receipt_is_asked_for_after_a_sixteenth_of_the_window_in_any_case() {
 }
 
 #[test]
+fn a_receipt_is_asked_for_after_a_sixteenth_of_the_window_in_bytes_in_any_case() {
+    let config = OutboxConfig { window_messages: 128, window_bytes: 256, ..small() };
+    let mut wire = World::with(config);
+    for _ in 0..5 {
+        wire.push("12345678", Received);
+    }
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, ping 2, send 3, send 4, ping 4, send 5");
+}
+
+#[test]
 fn what_is_not_covered_is_asked_for_again() {
     let mut wire = World::new();
     wire.push("a", Received);
@@ -1912,6 +2043,39 @@ fn a_million_cancels_behind_a_blocked_head_stay_small() {
         let (slots, _) = wire.outbox.footprint();
         assert!(slots <= 2 * wire.outbox.queued() + 66, "{slots}");
     }
+}
+
+/// R1
+#[test]
+fn of_dead_slots_at_most_64_more_than_live_ones_are_kept() {
+    let mut wire = World::new();
+    wire.push("head", Received);
+    for dead in 1..=66 {
+        let last = wire.push("x", Received);
+        wire.cancel(last.get());
+        assert_eq!(wire.count_failed(), 1);
+        let kept = if dead <= 65 { dead } else { 0 };
+        assert_eq!(wire.outbox.footprint().0, 1 + kept);
+    }
+}
+
+/// R1: behind a timer that is needed, one that is not needed any more waits for its turn.
+#[test]
+fn of_stale_timers_at_most_64_more_than_needed_are_kept_and_the_needed_ones_go_off() {
+    let mut wire = World::with(large());
+    wire.push_mortal("a", MINUTE, Received);
+    wire.push_mortal("b", HOUR, Received);
+    for stale in 1..=67 {
+        wire.push_mortal("x", HOUR, Received);
+        wire.cancel(wire.outbox.next_seq().get() - 1);
+        assert_eq!(wire.count_failed(), 1);
+        let kept = if stale <= 66 { stale } else { 0 };
+        assert_eq!(wire.outbox.footprint().1, 2 + kept);
+    }
+    wire.wait(MINUTE);
+    assert_eq!(wire.drain(), "failed 1 Expired NotSent");
+    wire.wait(HOUR);
+    assert_eq!(wire.drain(), "failed 2 Expired NotSent");
 }
 
 /// R5: what is acknowledged piles up behind a head that is not, and is not looked at again by each
