@@ -1528,11 +1528,9 @@ impl Outbox {
             return count(&mut self.stats.violations);
         }
         self.nacked(Ack::OneOf(id), nack);
-        let mut place = self.place(id.seq.next());
-        while self.slots.get(place).is_some_and(|slot| slot.seq < self.cursor) {
+        for place in self.place(id.seq.next())..self.place(self.cursor) {
             self.lay(place);
             self.recall(place);
-            place += 1;
         }
         if !matches!(self.state, OutboxState::Held { .. }) {
             self.state = OutboxState::Held { resume_at: self.now };
@@ -1657,18 +1655,20 @@ impl Outbox {
 
     // ---- What happens to one message ----------------------------------------------------------
 
+    /// Whether it was handed over on this attempt, and not called back.
+    fn is_out(&self, slot: &Slot) -> bool {
+        self.attempt != Attempt::NONE && slot.sent_on == self.attempt
+    }
+
     fn is_in_flight(&self, place: usize) -> bool {
         let slot = &self.slots[place];
-        slot.stage == Stage::Live && self.attempt != Attempt::NONE && slot.sent_on == self.attempt
+        slot.stage == Stage::Live && self.is_out(slot)
     }
 
     /// Whether an answer of the application is still to come on this attempt.
     fn is_awaited(&self, place: usize) -> bool {
         let slot = &self.slots[place];
-        slot.level == Level::Acked
-            && self.attempt != Attempt::NONE
-            && slot.sent_on == self.attempt
-            && slot.stage != Stage::Delivered
+        slot.level == Level::Acked && self.is_out(slot) && slot.stage != Stage::Delivered
     }
 
     /// Whether an answer to it would change anything.
@@ -1878,9 +1878,7 @@ impl Outbox {
     }
 
     fn is_dead(&self, slot: &Slot) -> bool {
-        let ghost = slot.level == Level::Acked
-            && self.attempt != Attempt::NONE
-            && slot.sent_on == self.attempt;
+        let ghost = slot.level == Level::Acked && self.is_out(slot);
         slot.stage == Stage::Gone && !ghost
     }
 
@@ -2508,7 +2506,6 @@ fn check_ends(snapshot: &Snapshot, fresh: OutboxId) -> Result<(), MessageId> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OutboxView {
     state: OutboxState,
-    link: bool,
     closing_in: Option<Instant>,
     slots: Vec<SlotView>,
     /// First and last number of each, as far as they are not behind all slots.
@@ -2537,7 +2534,7 @@ struct SlotView {
     body: Option<Body>,
     key: Option<Key>,
     expires_in: Instant,
-    awaits: bool,
+    is_out: bool,
     level: Level,
     stage: Stage,
 }
@@ -2563,7 +2560,7 @@ impl Outbox {
             body: slot.body.clone(),
             key: slot.key.clone(),
             expires_in: ahead(slot.expires_at),
-            awaits: self.attempt != Attempt::NONE && slot.sent_on == self.attempt,
+            is_out: self.is_out(slot),
             level: slot.level,
             stage: slot.stage,
         };
@@ -2576,7 +2573,6 @@ impl Outbox {
                     state
                 }
             },
-            link: self.attempt != Attempt::NONE,
             closing_in: self.closing.map(ahead),
             slots: self.slots.iter().filter(|slot| !self.is_dead(slot)).map(slot).collect(),
             epochs: (self.epochs.iter())

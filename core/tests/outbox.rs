@@ -1986,6 +1986,86 @@ fn a_snapshot_that_does_not_fit_is_refused_and_handed_back() {
     assert!(matches!(refused(wrong), RestoreRefused::Config(_)));
 }
 
+#[test]
+fn a_snapshot_that_fits_to_the_last_byte_message_and_number_is_restored() {
+    let mut wire = World::new();
+    for _ in 0..3 {
+        wire.push("12345678", Acked);
+    }
+    let snapshot = wire.outbox.snapshot();
+    let exact = OutboxConfig {
+        max_messages: 3,
+        max_bytes: 24,
+        max_message_bytes: 8,
+        window_messages: 1,
+        window_bytes: 8,
+        ..small()
+    };
+    let restore = |config: OutboxConfig, snapshot: &Snapshot| {
+        Outbox::restore(config, OutboxId::new(2), wire.now, snapshot.clone())
+            .map(drop)
+            .map_err(|error| error.reason)
+    };
+    assert_eq!(restore(exact.clone(), &snapshot), Ok(()));
+    let too_much = Err(RestoreRefused::TooMuch(seq(3)));
+    assert_eq!(restore(OutboxConfig { max_bytes: 23, ..exact.clone() }, &snapshot), too_much);
+    assert_eq!(restore(OutboxConfig { max_messages: 2, ..exact.clone() }, &snapshot), too_much);
+    let small_ones = OutboxConfig { max_message_bytes: 7, ..exact.clone() };
+    assert_eq!(restore(small_ones, &snapshot), Err(RestoreRefused::TooMuch(seq(1))));
+
+    let half = seq(u64::MAX / 2);
+    let last = Snapshot { next_seq: half, ..snapshot.clone() };
+    assert_eq!(restore(exact.clone(), &last), Ok(()));
+    let beyond = Snapshot { next_seq: seq(half.get() + 1), ..snapshot };
+    let inconsistent = Err(RestoreRefused::Inconsistent(beyond.next_seq));
+    assert_eq!(restore(exact, &beyond), inconsistent);
+}
+
+#[test]
+fn a_view_tells_which_message_was_called_back() {
+    let [second, third] = [2, 3].map(|refused| {
+        let mut wire = World::new();
+        wire.push_many(3, Acked);
+        wire.up();
+        assert_eq!(wire.drain(), "send 1, send 2, send 3");
+        wire.nacked(Ack::One(seq(refused)), Nack::Transient);
+        wire.outbox.view()
+    });
+    assert_ne!(second, third);
+}
+
+#[test]
+fn a_view_counts_what_was_sent_since_a_ping_as_far_as_it_makes_a_difference() {
+    let view = |config: &OutboxConfig, count: u64, body: &str| {
+        let mut wire = World::with(config.clone());
+        wire.up();
+        for _ in 1..count {
+            wire.push(body, Written);
+            wire.drain();
+            wire.flushed();
+            wire.drain();
+        }
+        // What may be refused begins again with the head, or it would tell them apart.
+        wire.push(body, Acked);
+        wire.drain();
+        wire.nacked(Ack::Next, Nack::Transient);
+        wire.wait(config.nack_delay);
+        wire.outbox.view()
+    };
+    // A sixteenth of the window is 4 messages or 32 bytes.
+    let messages = OutboxConfig { receipt_interval_messages: 2, ..small() };
+    assert_ne!(view(&messages, 3, ""), view(&messages, 4, ""));
+    assert_eq!(view(&messages, 4, ""), view(&messages, 5, ""));
+    let bytes = OutboxConfig {
+        receipt_interval_messages: 1,
+        receipt_interval_bytes: 16,
+        window_messages: 16,
+        ..small()
+    };
+    assert_ne!(view(&bytes, 3, "12345678"), view(&bytes, 4, "12345678"));
+    assert_eq!(view(&bytes, 4, "12345678"), view(&bytes, 5, "12345678"));
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_snapshot_survives_storage() {
