@@ -215,6 +215,14 @@ fn fields_that_are_not_known_are_ignored() {
     assert_eq!(parse(frame).messages, [(seq(1), json(&1))]);
 }
 
+/// An encoder may write any character of a string as an escape (RFC 8259 §7).
+#[test]
+fn an_id_is_read_with_escapes_too() {
+    let sink =
+        decode(r#"{"acks":[{"id":"0000000000000000000000000000000\u0061","seq":1}]}"#.into());
+    assert_eq!(sink.signals, [Signal::Ack(Ack::UpToOf(id(0xA, 1)))]);
+}
+
 /// The outbox decides what an ack may name; the story of both ends is in `exactly_once.rs`.
 #[test]
 fn a_refused_message_is_sent_again_and_what_was_dropped_behind_it_too() {
