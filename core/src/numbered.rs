@@ -205,7 +205,12 @@ pub struct Numbered {
 
 impl Numbered {
     /// By how many bytes at most a frame of one message is larger than the message.
-    pub const OVERHEAD: usize = HEAD.len() + 32 + BASE.len() + DIGITS + LIST.len() + EACH + 2;
+    pub const OVERHEAD: usize = concat!(
+        r#"{"id":"ffffffffffffffffffffffffffffffff","base":18446744073709551615,"messages":["#,
+        r#"{"seq":18446744073709551615,"data":}"#,
+        "]}",
+    )
+    .len();
 
     /// A dialect with these settings.
     ///
@@ -224,10 +229,8 @@ const LIST: &str = r#","messages":["#;
 const SEQ: &str = r#"{"seq":"#;
 const DATA: &str = r#","data":"#;
 const TAIL: &str = "]}";
-/// The most that a number has.
-const DIGITS: usize = 20;
-/// What a message takes up in a frame besides its data, comma included.
-const EACH: usize = 1 + SEQ.len() + DIGITS + DATA.len() + 1;
+/// What a message takes up in a frame at most besides its data, comma included.
+const EACH: usize = r#",{"seq":18446744073709551615,"data":}"#.len();
 
 impl Dialect for Numbered {
     type Message = Json;
