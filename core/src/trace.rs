@@ -82,7 +82,7 @@ use core::{
 };
 
 use bytes::Bytes;
-use rand_core::{Rng, TryRng};
+use rand_core::{Rng, TryRng, utils::fill_bytes_via_next_word};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -869,14 +869,7 @@ impl<R: Rng> TryRng for Dice<R> {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        fill(bytes, || self.next_u64());
-        Ok(())
-    }
-}
-
-fn fill(bytes: &mut [u8], mut draw: impl FnMut() -> u64) {
-    for chunk in bytes.chunks_mut(8) {
-        chunk.copy_from_slice(&draw().to_le_bytes()[..chunk.len()]);
+        fill_bytes_via_next_word(bytes, || self.try_next_u64())
     }
 }
 
@@ -1273,8 +1266,7 @@ impl TryRng for LoadedDice {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        fill(bytes, || self.next_u64());
-        Ok(())
+        fill_bytes_via_next_word(bytes, || self.try_next_u64())
     }
 }
 
