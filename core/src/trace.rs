@@ -1295,7 +1295,7 @@ impl Filler {
     }
 
     fn zeros(&mut self, len: usize) -> Bytes {
-        if self.0.len() < len {
+        if self.0.get(..len).is_none() {
             self.0 = vec![0; len.next_power_of_two()].into();
         }
         self.0.slice(..len)
@@ -1314,12 +1314,11 @@ impl Keys {
         if len > MAX_KEY_BYTES {
             return Err(Problem::TooLong(len));
         }
-        let bits = u32::try_from(len * 8).unwrap_or(u32::MAX);
-        let there_are = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+        let count = len.min(8);
+        let there_are = 256_u64.saturating_pow(count as u32);
         let mut bytes = vec![0; len];
         for _ in 0..there_are {
             self.made = self.made.wrapping_add(1);
-            let count = len.min(8);
             bytes[..count].copy_from_slice(&self.made.to_le_bytes()[..count]);
             let key = Key::from(bytes.as_slice());
             if !taken(&key) {
