@@ -441,6 +441,11 @@ fn json_is_made_of_any_value_or_of_text_that_is_json() {
 }
 
 #[test]
+fn json_is_taken_apart_into_its_text() {
+    assert_eq!(String::from(json(&[1, 2])), "[1,2]");
+}
+
+#[test]
 fn debug_shows_no_payload() {
     let frame = reply([], Some(&json("secret"))).unwrap();
     assert_eq!(format!("{:?}", json("secret")), "json(8 B)");
