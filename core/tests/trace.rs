@@ -211,6 +211,63 @@ fn frames_are_compared_one_by_one() {
     assert_ne!(recorded, came);
 }
 
+/// Whoever changes a digest raises `FORMAT`: traces of before are refused then, not misjudged.
+#[test]
+fn a_digest_is_of_every_part_of_an_output_and_the_same_on_every_machine() {
+    let digests = single_outputs(false);
+    let digests: Vec<(&str, &str)> = digests.iter().map(|(out, d)| (&**out, &**d)).collect();
+    assert_eq!(
+        digests,
+        [
+            ("dial 1", "692558b056101a44"),
+            ("Dialing", "43b38d587e0ae282"),
+            ("Dial at 15000000", "71e1d9d5902bb5e3"),
+            (
+                "Waiting, for the server answered the upgrade with status 503 and Retry-After 9 s",
+                "8c1912ee7113464a",
+            ),
+            ("Redial at 10453992", "0946a361cf78de34"),
+            ("Stopped: stopped on request", "888dab54775e943d"),
+            ("wait", "0010cdf9f9a8266d"),
+            ("dial 2", "c615adcb76ddf8a7"),
+            ("Dialing", "14b1f5468de5b9ec"),
+            ("Dial at 15000003", "beb172dd3e7c2ff0"),
+            ("Greeting", "2487246fc5ac6bf7"),
+            ("1 data (7 B)", "8fbf1605d8b3c342"),
+            ("Greeting at 10000004", "7fe7949aa707af63"),
+            ("Up", "5f99e759f07e6392"),
+            ("1 data (4 B)", "70c44efccdc47921"),
+            ("1 data (5 B)", "51c987f3c2d52f00"),
+            ("ping behind 1", "48e5885533de8846"),
+            ("1 data (3 B)", "3a4a4eba59f76171"),
+            ("ping behind 2", "29eac14c28ef3e25"),
+            ("Beat at 7000005", "4af80f6c4aa47ebe"),
+            ("1 failed", "e713adf6e5bc202b"),
+            ("delivered 1 to 1", "f08f406b55505d40"),
+            ("Beat at 7000005", "4af80f6c4aa47ebe"),
+            ("close 2 with 1000", "31a4498b425aea9d"),
+            ("Closing", "3aa5ad3b59618f38"),
+            ("Close at 5000007", "9bb824ee37a50395"),
+            ("abort 2", "8a1d56ab2a8997a3"),
+            ("Stopped: stopped on request", "a28fe63e476a2ebe"),
+            ("wait", "0010cdf9f9a8266d"),
+        ]
+    );
+}
+
+/// A frame and a message that failed have bodies, and nothing else has.
+#[test]
+fn with_payloads_the_digest_is_of_bodies_too() {
+    let differing: Vec<String> = single_outputs(false)
+        .into_iter()
+        .zip(single_outputs(true))
+        .filter(|(without, with)| without != with)
+        .map(|(without, _)| without.0)
+        .collect();
+    let bodies = ["1 data (7 B)", "1 data (4 B)", "1 data (5 B)", "1 data (3 B)", "1 failed"];
+    assert_eq!(differing, bodies);
+}
+
 #[test]
 fn with_payloads_frames_are_compared_byte_for_byte() {
     let (trace, _) = story(true);
@@ -389,6 +446,34 @@ fn story(payloads: bool) -> (String, Vec<Output>) {
     world.drain(Wire::Blocked);
     let run = world.end();
     (run.trace, run.outputs)
+}
+
+/// A life with every kind of output in it, each drained alone: what is told of it, and its digest.
+fn single_outputs(payloads: bool) -> Vec<(String, String)> {
+    let mut world = World::new(&Settings::default(), payloads, None);
+    let at = Instant::from_micros;
+    let (first, second) = (Attempt::new(1), Attempt::new(2));
+    world.drain_singly(at(0), Event::Start);
+    let retry_after = Some(Duration::from_millis(9_500));
+    world.drain_singly(at(1), Event::Lost(first, Loss::Status { status: 503, retry_after }));
+    world.drain_singly(at(2), Event::Stop);
+    world.push(at(3), "first", None);
+    world.client.push(at(3), vec![7; 3].into(), PushOptions::default()).unwrap();
+    world.drain_singly(at(3), Event::Start);
+    world.drain_singly(at(4), Event::Opened(credentials(second)));
+    world.say(at(5), second, "welcome");
+    world.drain_singly(at(5), Event::Tick);
+    world.say(at(6), second, "upto 1;reject 2");
+    world.drain_singly(at(6), Event::Tick);
+    world.drain_singly(at(7), Event::Close { deadline: at(7) });
+    world.drain_singly(at(9_000_000), Event::Tick);
+    parse(&world.end().trace)
+        .into_iter()
+        .filter_map(|line| match line.what {
+            What::Drain(drain) => Some((drain.out, drain.digest)),
+            _ => None,
+        })
+        .collect()
 }
 
 fn credentials(attempt: Attempt) -> Opened<&'static str> {
@@ -733,6 +818,14 @@ impl World {
     fn push(&mut self, now: Instant, text: &str, key: Option<&str>) {
         let options = PushOptions { key: key.map(Into::into), ..PushOptions::default() };
         self.client.push(now, text.into(), options).unwrap();
+    }
+
+    /// Drains with an input after each poll.
+    fn drain_singly(&mut self, now: Instant, event: Event<&'static str>) {
+        self.handle(now, event);
+        while !matches!(self.client.poll(Wire::Ready), Output::WaitUntil(_)) {
+            self.handle(now, Event::Tick);
+        }
     }
 
     fn drain(&mut self, wire: Wire) {
