@@ -10,8 +10,8 @@ use bowline_core::{
     Wire,
     loss::verdict,
     trace::{
-        FromDialect, Line, MAX_BODY_BYTES, Outcome, Problem, Recorder, ReplayError, Replayed,
-        Scene, Tape, What, replay,
+        FromDialect, Line, MAX_BODY_BYTES, MAX_KEY_BYTES, Outcome, Payload, Problem, Recorder,
+        ReplayError, Replayed, Scene, Tape, What, replay,
     },
 };
 use bytes::Bytes;
@@ -197,6 +197,55 @@ fn nothing_secret_is_in_a_trace_without_payloads() {
     }
 }
 
+/// H63: a snapshot has them, and goes into the first line.
+#[test]
+fn bodies_and_keys_of_restored_messages_are_not_in_a_trace() {
+    let settings = Settings::default();
+    let mut world = World::new(&settings, false, None);
+    world.push(Instant::ZERO, "secret", Some("the key"));
+    let saved = world.end();
+    let trace = World::new(&settings, false, Some(&saved)).end().trace;
+    let What::Begin(begin) = &parse(&trace)[0].what else { panic!("{trace}") };
+    let saved = &begin.messages[0];
+    assert_eq!((&saved.body, saved.key), (&Some(Payload::Text(6)), Some(7)));
+    assert_eq!((&saved.message.body, &saved.message.key), (&None, &None));
+    assert_eq!(begin.restored.as_ref().map(|snapshot| snapshot.messages.len()), Some(0));
+}
+
+#[test]
+fn a_push_that_displaced_others_says_so_and_which() {
+    let settings = Settings { evict: true, window: 1, ..Settings::default() };
+    let mut world = World::new(&settings, false, None);
+    for text in ["one", "two", "three"] {
+        world.push(Instant::ZERO, text, None);
+    }
+    let outcomes: Vec<Outcome> = parse(&world.end().trace)
+        .into_iter()
+        .filter_map(|line| match line.what {
+            What::Push(push) => Some(push.outcome),
+            _ => None,
+        })
+        .collect();
+    let seq = Seq::new;
+    assert_eq!(
+        outcomes,
+        [Outcome::Taken(seq(1)), Outcome::Taken(seq(2)), Outcome::Displaced(seq(3), vec![seq(1)])]
+    );
+}
+
+#[test]
+fn a_payload_says_how_long_it_is() {
+    let payloads = [
+        (Payload::Text(3), 3),
+        (Payload::Binary(0), 0),
+        (Payload::TextIs("knot".into()), 4),
+        (Payload::BinaryIs(Bytes::new()), 0),
+    ];
+    for (payload, len) in payloads {
+        assert_eq!((payload.len(), payload.is_empty()), (len, len == 0));
+    }
+}
+
 /// The words of a drain sum frames up; its digest is of each.
 #[test]
 fn frames_are_compared_one_by_one() {
@@ -366,6 +415,54 @@ fn what_cannot_be_a_trace_is_refused_by_line() {
     assert!(line == 2 && problem.contains("message 9 waits, with a key of 7 B"), "{problem}");
     let (line, problem) = push(r#""body":{"text":1},"kay":7"#);
     assert!(line == 2 && problem.contains("unknown field"), "{problem}");
+}
+
+#[test]
+fn an_answer_of_the_dialect_that_is_too_long_is_refused_by_line() {
+    let trace = story(false).0;
+    let long = || Payload::Text(MAX_BODY_BYTES + 1);
+    let answers = [
+        FromDialect::Greeting { frames: vec![Payload::Text(1), long()], awaits_answer: false },
+        FromDialect::Frame(long(), 1),
+        FromDialect::Decoded { signals: Vec::new(), inbound: false, reply: Some(long()) },
+        FromDialect::Beat(Some((Duration::ZERO, long()))),
+    ];
+    for answer in answers {
+        let mut lines = parse(&trace);
+        lines[1].dialect = vec![answer];
+        let error = play(&print(&lines)).unwrap_err();
+        assert_eq!((error.line, error.problem), (2, Problem::TooLong(MAX_BODY_BYTES + 1)));
+    }
+}
+
+#[test]
+fn the_longest_body_and_the_longest_key_are_made_up() {
+    let trace = story(false).0;
+    let begin = trace.lines().next().unwrap();
+    let played = |push: &str, size: usize| {
+        let size = format!("the message has {size} bytes with its key");
+        let refused = format!("{size}, the limit is 60 (max_message_bytes)");
+        let outcome = format!(r#""outcome":{{"refused":"{refused}"}}"#);
+        let push = format!(r#"{{"at":0,"what":{{"push":{{{push},{outcome}}}}}}}"#);
+        let error = play(&format!("{begin}\n{push}\n")).unwrap_err();
+        assert_eq!((error.line, error.problem.to_string()), (3, STOPS.into()));
+    };
+    played(&format!(r#""body":{{"text":{MAX_BODY_BYTES}}}"#), MAX_BODY_BYTES);
+    let key = format!(r#""key":{{"len":{MAX_KEY_BYTES},"of":null}}"#);
+    played(&format!(r#""body":{{"text":0}},{key}"#), MAX_KEY_BYTES);
+}
+
+#[test]
+fn a_client_that_waits_is_polled_no_more_whatever_the_trace_says() {
+    let mut lines = parse(&story(false).0);
+    let What::Drain(drain) = &mut lines[2].what else { panic!("{:?}", lines[2]) };
+    let polls = drain.polls;
+    drain.polls += 1_000;
+    let mut came = 0;
+    let error = replay(self::lines(&print(&lines)), verdict, |scene| {
+        came += u64::from(matches!(scene, Scene::Output(_)));
+    });
+    assert_eq!((error.unwrap_err().line, came), (3, polls));
 }
 
 /// A failed message that was not reported and a queued one may have the same key, and of the key of
