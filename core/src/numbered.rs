@@ -86,11 +86,11 @@
 //! same frames, but is settled before the server has looked at it, and is lost if the server drops
 //! it behind a refused one.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{borrow::Cow, string::String, vec::Vec};
 use core::{convert::Infallible, fmt, fmt::Write as _};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -205,7 +205,12 @@ pub struct Numbered {
 
 impl Numbered {
     /// By how many bytes at most a frame of one message is larger than the message.
-    pub const OVERHEAD: usize = HEAD.len() + 32 + BASE.len() + DIGITS + LIST.len() + EACH + 2;
+    pub const OVERHEAD: usize = concat!(
+        r#"{"id":"ffffffffffffffffffffffffffffffff","base":18446744073709551615,"messages":["#,
+        r#"{"seq":18446744073709551615,"data":}"#,
+        "]}",
+    )
+    .len();
 
     /// A dialect with these settings.
     ///
@@ -224,10 +229,8 @@ const LIST: &str = r#","messages":["#;
 const SEQ: &str = r#"{"seq":"#;
 const DATA: &str = r#","data":"#;
 const TAIL: &str = "]}";
-/// The most that a number has.
-const DIGITS: usize = 20;
-/// What a message takes up in a frame besides its data, comma included.
-const EACH: usize = 1 + SEQ.len() + DIGITS + DATA.len() + 1;
+/// What a message takes up in a frame at most besides its data, comma included.
+const EACH: usize = r#",{"seq":18446744073709551615,"data":}"#.len();
 
 impl Dialect for Numbered {
     type Message = Json;
@@ -457,23 +460,16 @@ impl Serialize for Hex {
 
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Hex;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("32 lower-case hexadecimal digits")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Hex, E> {
-                // Only one spelling, so that the text itself can be a key in other languages.
-                let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-                if text.len() != 32 || !text.bytes().all(digit) {
-                    return Err(E::custom("not an id"));
-                }
-                u128::from_str_radix(text, 16).map(|id| Hex(OutboxId::new(id))).map_err(E::custom)
-            }
+        let Text(text) = Text::deserialize(deserializer)?;
+        // Only one spelling, so that the text itself can be a key in other languages.
+        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.bytes().all(digit) {
+            return Err(D::Error::custom("not an id"));
         }
-        deserializer.deserialize_str(Digits)
+        u128::from_str_radix(&text, 16).map(|id| Self(OutboxId::new(id))).map_err(D::Error::custom)
     }
 }
+
+/// A string, without a copy unless it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -82,7 +82,7 @@ use core::{
 };
 
 use bytes::Bytes;
-use rand_core::{Rng, TryRng};
+use rand_core::{Rng, TryRng, utils::fill_bytes_via_next_word};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -869,14 +869,7 @@ impl<R: Rng> TryRng for Dice<R> {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        fill(bytes, || self.next_u64());
-        Ok(())
-    }
-}
-
-fn fill(bytes: &mut [u8], mut draw: impl FnMut() -> u64) {
-    for chunk in bytes.chunks_mut(8) {
-        chunk.copy_from_slice(&draw().to_le_bytes()[..chunk.len()]);
+        fill_bytes_via_next_word(bytes, || self.try_next_u64())
     }
 }
 
@@ -1273,8 +1266,7 @@ impl TryRng for LoadedDice {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        fill(bytes, || self.next_u64());
-        Ok(())
+        fill_bytes_via_next_word(bytes, || self.try_next_u64())
     }
 }
 
@@ -1303,7 +1295,7 @@ impl Filler {
     }
 
     fn zeros(&mut self, len: usize) -> Bytes {
-        if self.0.len() < len {
+        if self.0.get(..len).is_none() {
             self.0 = vec![0; len.next_power_of_two()].into();
         }
         self.0.slice(..len)
@@ -1322,12 +1314,11 @@ impl Keys {
         if len > MAX_KEY_BYTES {
             return Err(Problem::TooLong(len));
         }
-        let bits = u32::try_from(len * 8).unwrap_or(u32::MAX);
-        let there_are = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+        let count = len.min(8);
+        let there_are = 256_u64.saturating_pow(count as u32);
         let mut bytes = vec![0; len];
         for _ in 0..there_are {
             self.made = self.made.wrapping_add(1);
-            let count = len.min(8);
             bytes[..count].copy_from_slice(&self.made.to_le_bytes()[..count]);
             let key = Key::from(bytes.as_slice());
             if !taken(&key) {

@@ -66,6 +66,15 @@ fn an_ack_that_was_missed_is_given_again() {
 }
 
 #[test]
+fn a_duplicate_of_what_is_in_progress_owes_no_ack() {
+    let mut end = End::new();
+    end.offer_all(A, 1..=2);
+    end.done(A, 1);
+    assert_eq!(end.answers(), [Ack(id(A, 1))]);
+    assert_eq!((end.offer(A, 2), end.answers()), (Duplicate, vec![]));
+}
+
+#[test]
 fn numbers_that_are_missing_are_not_waited_for() {
     let mut end = End::new();
     assert_eq!((end.offer(A, 4), end.offer(A, 9)), (New, New));

@@ -91,7 +91,7 @@ fn a_frame_of_one_message_is_larger_than_it_by_the_overhead_at_most() {
     let id = "f".repeat(32);
     let max = u64::MAX;
     let frame = format!(r#"{{"id":"{id}","base":{max},"messages":[{{"seq":{max},"data":0}}]}}"#);
-    assert!(parse(&frame).messages.len() == 1 && frame.len() - 1 <= Numbered::OVERHEAD);
+    assert_eq!((parse(&frame).messages.len(), frame.len() - 1), (1, Numbered::OVERHEAD));
 }
 
 #[test]
@@ -213,6 +213,14 @@ fn fields_that_are_not_known_are_ignored() {
     assert_eq!(decode("{}".into()), Sink::default());
     let frame = r#"{"id":"0000000000000000000000000000000a","v":2,"base":1,"messages":[{"seq":1,"data":1,"at":0}]}"#;
     assert_eq!(parse(frame).messages, [(seq(1), json(&1))]);
+}
+
+/// An encoder may write any character of a string as an escape (RFC 8259 §7).
+#[test]
+fn an_id_is_read_with_escapes_too() {
+    let sink =
+        decode(r#"{"acks":[{"id":"0000000000000000000000000000000\u0061","seq":1}]}"#.into());
+    assert_eq!(sink.signals, [Signal::Ack(Ack::UpToOf(id(0xA, 1)))]);
 }
 
 /// The outbox decides what an ack may name; the story of both ends is in `exactly_once.rs`.
@@ -430,6 +438,11 @@ fn json_is_made_of_any_value_or_of_text_that_is_json() {
     }
     let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
     assert!(Json::new(&keys).is_err());
+}
+
+#[test]
+fn json_is_taken_apart_into_its_text() {
+    assert_eq!(String::from(json(&[1, 2])), "[1,2]");
 }
 
 #[test]

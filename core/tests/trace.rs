@@ -10,8 +10,8 @@ use bowline_core::{
     Wire,
     loss::verdict,
     trace::{
-        FromDialect, Line, MAX_BODY_BYTES, Outcome, Problem, Recorder, ReplayError, Replayed,
-        Scene, Tape, What, replay,
+        FromDialect, Line, MAX_BODY_BYTES, MAX_KEY_BYTES, Outcome, Payload, Problem, Recorder,
+        ReplayError, Replayed, Scene, Tape, What, replay,
     },
 };
 use bytes::Bytes;
@@ -197,6 +197,55 @@ fn nothing_secret_is_in_a_trace_without_payloads() {
     }
 }
 
+/// H63: a snapshot has them, and goes into the first line.
+#[test]
+fn bodies_and_keys_of_restored_messages_are_not_in_a_trace() {
+    let settings = Settings::default();
+    let mut world = World::new(&settings, false, None);
+    world.push(Instant::ZERO, "secret", Some("the key"));
+    let saved = world.end();
+    let trace = World::new(&settings, false, Some(&saved)).end().trace;
+    let What::Begin(begin) = &parse(&trace)[0].what else { panic!("{trace}") };
+    let saved = &begin.messages[0];
+    assert_eq!((&saved.body, saved.key), (&Some(Payload::Text(6)), Some(7)));
+    assert_eq!((&saved.message.body, &saved.message.key), (&None, &None));
+    assert_eq!(begin.restored.as_ref().map(|snapshot| snapshot.messages.len()), Some(0));
+}
+
+#[test]
+fn a_push_that_displaced_others_says_so_and_which() {
+    let settings = Settings { evict: true, window: 1, ..Settings::default() };
+    let mut world = World::new(&settings, false, None);
+    for text in ["one", "two", "three"] {
+        world.push(Instant::ZERO, text, None);
+    }
+    let outcomes: Vec<Outcome> = parse(&world.end().trace)
+        .into_iter()
+        .filter_map(|line| match line.what {
+            What::Push(push) => Some(push.outcome),
+            _ => None,
+        })
+        .collect();
+    let seq = Seq::new;
+    assert_eq!(
+        outcomes,
+        [Outcome::Taken(seq(1)), Outcome::Taken(seq(2)), Outcome::Displaced(seq(3), vec![seq(1)])]
+    );
+}
+
+#[test]
+fn a_payload_says_how_long_it_is() {
+    let payloads = [
+        (Payload::Text(3), 3),
+        (Payload::Binary(0), 0),
+        (Payload::TextIs("knot".into()), 4),
+        (Payload::BinaryIs(Bytes::new()), 0),
+    ];
+    for (payload, len) in payloads {
+        assert_eq!((payload.len(), payload.is_empty()), (len, len == 0));
+    }
+}
+
 /// The words of a drain sum frames up; its digest is of each.
 #[test]
 fn frames_are_compared_one_by_one() {
@@ -209,6 +258,63 @@ fn frames_are_compared_one_by_one() {
     let words = |told: &str| told.split(" (digest").next().unwrap().to_owned();
     assert_eq!(words(&recorded), words(&came));
     assert_ne!(recorded, came);
+}
+
+/// Whoever changes a digest raises `FORMAT`: traces of before are refused then, not misjudged.
+#[test]
+fn a_digest_is_of_every_part_of_an_output_and_the_same_on_every_machine() {
+    let digests = single_outputs(false);
+    let digests: Vec<(&str, &str)> = digests.iter().map(|(out, d)| (&**out, &**d)).collect();
+    assert_eq!(
+        digests,
+        [
+            ("dial 1", "692558b056101a44"),
+            ("Dialing", "43b38d587e0ae282"),
+            ("Dial at 15000000", "71e1d9d5902bb5e3"),
+            (
+                "Waiting, for the server answered the upgrade with status 503 and Retry-After 9 s",
+                "8c1912ee7113464a",
+            ),
+            ("Redial at 10453992", "0946a361cf78de34"),
+            ("Stopped: stopped on request", "888dab54775e943d"),
+            ("wait", "0010cdf9f9a8266d"),
+            ("dial 2", "c615adcb76ddf8a7"),
+            ("Dialing", "14b1f5468de5b9ec"),
+            ("Dial at 15000003", "beb172dd3e7c2ff0"),
+            ("Greeting", "2487246fc5ac6bf7"),
+            ("1 data (7 B)", "8fbf1605d8b3c342"),
+            ("Greeting at 10000004", "7fe7949aa707af63"),
+            ("Up", "5f99e759f07e6392"),
+            ("1 data (4 B)", "70c44efccdc47921"),
+            ("1 data (5 B)", "51c987f3c2d52f00"),
+            ("ping behind 1", "48e5885533de8846"),
+            ("1 data (3 B)", "3a4a4eba59f76171"),
+            ("ping behind 2", "29eac14c28ef3e25"),
+            ("Beat at 7000005", "4af80f6c4aa47ebe"),
+            ("1 failed", "e713adf6e5bc202b"),
+            ("delivered 1 to 1", "f08f406b55505d40"),
+            ("Beat at 7000005", "4af80f6c4aa47ebe"),
+            ("close 2 with 1000", "31a4498b425aea9d"),
+            ("Closing", "3aa5ad3b59618f38"),
+            ("Close at 5000007", "9bb824ee37a50395"),
+            ("abort 2", "8a1d56ab2a8997a3"),
+            ("Stopped: stopped on request", "a28fe63e476a2ebe"),
+            ("wait", "0010cdf9f9a8266d"),
+        ]
+    );
+}
+
+/// A frame and a message that failed have bodies, and nothing else has.
+#[test]
+fn with_payloads_the_digest_is_of_bodies_too() {
+    let differing: Vec<String> = single_outputs(false)
+        .into_iter()
+        .zip(single_outputs(true))
+        .filter(|(without, with)| without != with)
+        .map(|(without, _)| without.0)
+        .collect();
+    let bodies = ["1 data (7 B)", "1 data (4 B)", "1 data (5 B)", "1 data (3 B)", "1 failed"];
+    assert_eq!(differing, bodies);
 }
 
 #[test]
@@ -311,6 +417,54 @@ fn what_cannot_be_a_trace_is_refused_by_line() {
     assert!(line == 2 && problem.contains("unknown field"), "{problem}");
 }
 
+#[test]
+fn an_answer_of_the_dialect_that_is_too_long_is_refused_by_line() {
+    let trace = story(false).0;
+    let long = || Payload::Text(MAX_BODY_BYTES + 1);
+    let answers = [
+        FromDialect::Greeting { frames: vec![Payload::Text(1), long()], awaits_answer: false },
+        FromDialect::Frame(long(), 1),
+        FromDialect::Decoded { signals: Vec::new(), inbound: false, reply: Some(long()) },
+        FromDialect::Beat(Some((Duration::ZERO, long()))),
+    ];
+    for answer in answers {
+        let mut lines = parse(&trace);
+        lines[1].dialect = vec![answer];
+        let error = play(&print(&lines)).unwrap_err();
+        assert_eq!((error.line, error.problem), (2, Problem::TooLong(MAX_BODY_BYTES + 1)));
+    }
+}
+
+#[test]
+fn the_longest_body_and_the_longest_key_are_made_up() {
+    let trace = story(false).0;
+    let begin = trace.lines().next().unwrap();
+    let played = |push: &str, size: usize| {
+        let size = format!("the message has {size} bytes with its key");
+        let refused = format!("{size}, the limit is 60 (max_message_bytes)");
+        let outcome = format!(r#""outcome":{{"refused":"{refused}"}}"#);
+        let push = format!(r#"{{"at":0,"what":{{"push":{{{push},{outcome}}}}}}}"#);
+        let error = play(&format!("{begin}\n{push}\n")).unwrap_err();
+        assert_eq!((error.line, error.problem.to_string()), (3, STOPS.into()));
+    };
+    played(&format!(r#""body":{{"text":{MAX_BODY_BYTES}}}"#), MAX_BODY_BYTES);
+    let key = format!(r#""key":{{"len":{MAX_KEY_BYTES},"of":null}}"#);
+    played(&format!(r#""body":{{"text":0}},{key}"#), MAX_KEY_BYTES);
+}
+
+#[test]
+fn a_client_that_waits_is_polled_no_more_whatever_the_trace_says() {
+    let mut lines = parse(&story(false).0);
+    let What::Drain(drain) = &mut lines[2].what else { panic!("{:?}", lines[2]) };
+    let polls = drain.polls;
+    drain.polls += 1_000;
+    let mut came = 0;
+    let error = replay(self::lines(&print(&lines)), verdict, |scene| {
+        came += u64::from(matches!(scene, Scene::Output(_)));
+    });
+    assert_eq!((error.unwrap_err().line, came), (3, polls));
+}
+
 /// A failed message that was not reported and a queued one may have the same key, and of the key of
 /// no bytes there is only one.
 #[test]
@@ -389,6 +543,34 @@ fn story(payloads: bool) -> (String, Vec<Output>) {
     world.drain(Wire::Blocked);
     let run = world.end();
     (run.trace, run.outputs)
+}
+
+/// A life with every kind of output in it, each drained alone: what is told of it, and its digest.
+fn single_outputs(payloads: bool) -> Vec<(String, String)> {
+    let mut world = World::new(&Settings::default(), payloads, None);
+    let at = Instant::from_micros;
+    let (first, second) = (Attempt::new(1), Attempt::new(2));
+    world.drain_singly(at(0), Event::Start);
+    let retry_after = Some(Duration::from_millis(9_500));
+    world.drain_singly(at(1), Event::Lost(first, Loss::Status { status: 503, retry_after }));
+    world.drain_singly(at(2), Event::Stop);
+    world.push(at(3), "first", None);
+    world.client.push(at(3), vec![7; 3].into(), PushOptions::default()).unwrap();
+    world.drain_singly(at(3), Event::Start);
+    world.drain_singly(at(4), Event::Opened(credentials(second)));
+    world.say(at(5), second, "welcome");
+    world.drain_singly(at(5), Event::Tick);
+    world.say(at(6), second, "upto 1;reject 2");
+    world.drain_singly(at(6), Event::Tick);
+    world.drain_singly(at(7), Event::Close { deadline: at(7) });
+    world.drain_singly(at(9_000_000), Event::Tick);
+    parse(&world.end().trace)
+        .into_iter()
+        .filter_map(|line| match line.what {
+            What::Drain(drain) => Some((drain.out, drain.digest)),
+            _ => None,
+        })
+        .collect()
 }
 
 fn credentials(attempt: Attempt) -> Opened<&'static str> {
@@ -733,6 +915,14 @@ impl World {
     fn push(&mut self, now: Instant, text: &str, key: Option<&str>) {
         let options = PushOptions { key: key.map(Into::into), ..PushOptions::default() };
         self.client.push(now, text.into(), options).unwrap();
+    }
+
+    /// Drains with an input after each poll.
+    fn drain_singly(&mut self, now: Instant, event: Event<&'static str>) {
+        self.handle(now, event);
+        while !matches!(self.client.poll(Wire::Ready), Output::WaitUntil(_)) {
+            self.handle(now, Event::Tick);
+        }
     }
 
     fn drain(&mut self, wire: Wire) {
