@@ -160,7 +160,8 @@ impl Life {
 
         for change in [Change::OlderTimes, Change::MoreTicks, Change::Later] {
             let by = change.by();
-            if self.last_at() + by == Instant::NEVER {
+            let too_late = change == Change::Later && !self.may_come_later();
+            if too_late || self.last_at() + by == Instant::NEVER {
                 continue;
             }
             let mut other = match &self.restored {
@@ -183,6 +184,29 @@ impl Life {
     /// The latest time that was told.
     fn last_at(&self) -> Instant {
         self.steps.iter().map(|step| step.at).fold(self.begins_at(), Instant::max)
+    }
+
+    /// Whether no time that is named in it comes to the end of time, where there are no deadlines,
+    /// only because all times come later.
+    fn may_come_later(&self) -> bool {
+        let fits = |at: Instant, ttl: Duration| {
+            // An end may be up to 1/32 late, and a little for parts of a microsecond.
+            let latest = at + ttl + ttl / 32 + Duration::from_micros(2) + LATER;
+            at + ttl == Instant::NEVER || latest != Instant::NEVER
+        };
+        let stored = self.restored.iter().flat_map(|(at, snapshot)| {
+            snapshot.messages.iter().filter_map(|message| Some((*at, message.ttl?)))
+        });
+        let mut clock = self.begins_at();
+        let said = self.steps.iter().filter_map(|step| {
+            clock = clock.max(step.at);
+            match &step.input {
+                Input::Push(push) => Some((clock, push.1.ttl?)),
+                Input::Event(Event::Close { deadline }) => Some((*deadline, Duration::ZERO)),
+                Input::Event(_) | Input::Receive(..) | Input::Poll(_) => None,
+            }
+        });
+        stored.chain(said).all(|(at, ttl)| fits(at, ttl))
     }
 
     fn client<D: Dialect>(&self, dialect: D) -> Result<Client<D, Dice>, Violation> {
@@ -1024,6 +1048,28 @@ mod tests {
             came => came,
         };
         assert_eq!(with_fault(fault, Change::Later), Some(Statement::D6));
+    }
+
+    #[test]
+    fn a_time_that_is_short_of_the_end_of_time_only_if_it_comes_earlier_is_not_compared() {
+        let lived = |input: Input| {
+            let (client, life) = newborn(ClientConfig::default());
+            let mut driver = Driver::new(client, life);
+            driver.tell(input);
+            driver.turn();
+            assert_eq!(driver.life.judge(&driver.client, || Words), Ok(()));
+            driver.life.may_come_later()
+        };
+        let push = |ttl: Duration| {
+            let options = PushOptions { ttl: Some(ttl), ..PushOptions::default() };
+            lived(Input::Push(Box::new(("body".into(), options))))
+        };
+        let close = |deadline| lived(Input::Event(Event::Close { deadline }));
+        assert!(!push(Duration::from_micros(u64::MAX) - LATER));
+        assert!(!close(Instant::from_micros(u64::MAX - 1)));
+        // There is a deadline in both runs, or in none.
+        assert!(push(Duration::from_secs(90)) && push(Duration::MAX));
+        assert!(close(Instant::from_micros(9)) && close(Instant::NEVER));
     }
 
     /// D4

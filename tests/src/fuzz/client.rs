@@ -7,15 +7,16 @@
 //! For a seed that is a multiple of 16, lives are played twice.
 //!
 //! A run is short: so many ops at most, and together they let no more time pass than a few hundred of
-//! the client's deadlines. A client whose dice throw zeros redials every millisecond of it.
+//! the client's deadlines; less if its dice let it redial every millisecond of it.
 
 use arbitrary::{Arbitrary, Unstructured};
+use bowline_core::Jitter;
 
 use crate::{
     op::{ClientOp, ClockOp, LinkOp, Micros, Op},
     oracle::Oracle,
     run::{Lives, Outcome, judge_lives, shrink},
-    settings::Settings,
+    settings::{Chance, Settings},
     trace::Trace,
 };
 
@@ -23,6 +24,9 @@ use crate::{
 const OPS: usize = 200;
 /// What passes in one run, in ping intervals.
 const INTERVALS: u64 = 50;
+/// What passes at most in the run of a client that redials at once, in microseconds: a refused dial
+/// takes a thousand of them.
+const AT_ONCE: u64 = 10_000_000;
 
 /// Reads a trace from `data` and lets the oracle judge it.
 ///
@@ -49,7 +53,9 @@ fn read(data: &[u8]) -> Trace {
     let mut bytes = Unstructured::new(data);
     let settings = Settings::arbitrary(&mut bytes).unwrap_or_default();
     let mut ops = vec![Op::Client(ClientOp::Start)];
-    let mut left = settings.ping_interval.0 * INTERVALS;
+    let at_once = settings.chance == Chance::Zeros && settings.jitter == Jitter::Full;
+    let longest = if at_once { AT_ONCE } else { u64::MAX };
+    let mut left = (settings.ping_interval.0 * INTERVALS).min(longest);
     while ops.len() < OPS && !bytes.is_empty() {
         let Ok(op) = Op::arbitrary(&mut bytes) else { break };
         let op = tame(op, left);
@@ -74,4 +80,17 @@ fn tame(mut op: Op, left: u64) -> Op {
         *number = (*number >> (*number % 64)).min(longest);
     }
     op
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_a_client_that_redials_at_once_is_short() {
+        let trace = read(include_bytes!("../../../fuzz/corpus/client/redials-at-once"));
+        assert_eq!((trace.settings.chance, trace.settings.jitter), (Chance::Zeros, Jitter::Full));
+        let events = judge_lives(&trace, Lives::Once).events;
+        assert!(events < 500_000, "{events} events");
+    }
 }
