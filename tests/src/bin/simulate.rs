@@ -22,10 +22,9 @@ use std::{
 
 use bowline_testkit::{
     marks::{self, Counts},
-    run::{Lives, judge, judge_lives, shrink, tell},
+    run::{Failure, Lives, explain, judge_lives},
     statement::Violation,
     swarm::Dealer,
-    trace::Trace,
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -98,18 +97,11 @@ struct Outcome {
     events: u64,
     seconds: f64,
     marks: Counts,
-    /// The first ones, by statement.
+    /// How many there were, by statement.
     violations: BTreeMap<String, u64>,
-    /// The first seed of each of these.
+    /// The first seed of each of these, by its number.
     first: BTreeMap<String, u64>,
-    shown: Vec<Shown>,
-}
-
-struct Shown {
-    seed: u64,
-    violation: Violation,
-    trace: Trace,
-    story: String,
+    shown: Vec<Failure>,
 }
 
 fn simulate(options: &Options) -> Outcome {
@@ -171,13 +163,10 @@ fn simulate(options: &Options) -> Outcome {
     outcome
 }
 
-fn show(seed: u64, violation: &Violation, options: &Options) -> Shown {
-    let trace = shrink(&Dealer::deal(seed), |trace| {
-        judge(trace).violation.is_some_and(|other| other.statement == violation.statement)
-    });
-    let (again, story) = tell(&trace);
-    let violation = again.unwrap_or_else(|| violation.clone());
+fn show(seed: u64, violation: &Violation, options: &Options) -> Failure {
+    let failure = explain(&Dealer::deal(seed), violation.clone());
     if let Some(folder) = &options.save {
+        let Failure { violation, trace, .. } = &failure;
         let name = format!("{:?}-{seed}.ops", violation.statement).to_lowercase();
         let text = format!("# {violation}\n{trace}");
         let saved =
@@ -187,7 +176,7 @@ fn show(seed: u64, violation: &Violation, options: &Options) -> Shown {
             Err(error) => eprintln!("{}: {error}", folder.join(name).display()),
         }
     }
-    Shown { seed, violation, trace, story }
+    failure
 }
 
 fn bar(seeds: u64) -> ProgressBar {
@@ -206,11 +195,8 @@ impl Outcome {
     }
 
     fn print(&self) {
-        for shown in &self.shown {
-            println!(
-                "seed {}: {}\n\n{}\n{}",
-                shown.seed, shown.violation, shown.trace, shown.story
-            );
+        for failure in &self.shown {
+            println!("{failure}");
         }
         println!("{:>14} events", self.events);
         println!("{:>14} seeds", self.seeds);
@@ -239,7 +225,7 @@ impl Outcome {
             .iter()
             .map(|shown| {
                 serde_json::json!({
-                    "seed": shown.seed,
+                    "seed": shown.trace.settings.seed,
                     "statement": format!("{:?}", shown.violation.statement),
                     "text": shown.violation.text,
                     "ops": shown.trace.to_string(),

@@ -14,7 +14,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use crate::{
     op::{ClientOp, ClockOp, LinkOp, Micros, Op},
     oracle::Oracle,
-    run::{Lives, Outcome, judge_lives, shrink},
+    run::{Failure, Lives, Outcome, explain, judge_lives},
     settings::Settings,
     trace::Trace,
 };
@@ -32,10 +32,7 @@ const INTERVALS: u64 = 50;
 pub fn run(data: &[u8]) {
     let trace = read(data);
     let Some(violation) = judge(&trace).violation else { return };
-    let trace = shrink(&trace, |trace| {
-        judge(trace).violation.is_some_and(|other| other.statement == violation.statement)
-    });
-    let violation = judge(&trace).violation.unwrap_or(violation);
+    let Failure { violation, trace, .. } = explain(&trace, violation);
     panic!("for tests/traces/NAME.ops:\n# {violation}\n{trace}");
 }
 
