@@ -57,6 +57,9 @@ struct Options {
     /// Fail if a mark that can be passed was passed less often than this.
     #[arg(long, value_name = "N", default_value_t = 0)]
     marks: u64,
+    /// Print how often each mark was passed, not only the rarest ten.
+    #[arg(long)]
+    all_marks: bool,
     /// Print what the marks are, and simulate nothing.
     #[arg(long)]
     list_marks: bool,
@@ -81,7 +84,7 @@ fn main() -> ExitCode {
     if options.json {
         println!("{}", result.json());
     } else {
-        result.print();
+        result.print(options.all_marks);
     }
     let rare = result.marks.rarest().iter().filter(|(_, count)| *count < options.marks).count();
     if rare > 0 {
@@ -194,7 +197,7 @@ impl Outcome {
         self.events as f64 / self.seconds
     }
 
-    fn print(&self) {
+    fn print(&self, all_marks: bool) {
         for failure in &self.shown {
             println!("{failure}");
         }
@@ -213,8 +216,8 @@ impl Outcome {
         for (mark, _) in never {
             println!("{:>14} {}", 0, mark.name);
         }
-        println!("the rarest of the others:");
-        for (mark, count) in passed.iter().take(10) {
+        println!("{}:", if all_marks { "the others" } else { "the rarest of the others" });
+        for (mark, count) in passed.iter().take(if all_marks { usize::MAX } else { 10 }) {
             println!("{count:>14} {}", mark.name);
         }
     }
