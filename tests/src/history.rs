@@ -89,8 +89,16 @@ pub enum Seen {
     },
 
     // ---- The network, as the client is told of it -------------------------------------------------
-    /// The upgrade succeeded.
-    Opened(Attempt),
+    /// The upgrade succeeded, and the dialect has greeted if it was asked to.
+    Opened {
+        /// The attempt.
+        attempt: Attempt,
+        /// Whether the greeting awaits an answer ([`Greeting::awaits_answer`]). Of an attempt that
+        /// is not taken for open it means nothing.
+        ///
+        /// [`Greeting::awaits_answer`]: bowline_core::Greeting::awaits_answer
+        awaits_answer: bool,
+    },
     /// Bytes came. Also for each frame that is received.
     Heard(Attempt),
     /// The socket took bytes.
@@ -297,7 +305,7 @@ impl fmt::Display for Moment {
             Seen::Retired => f.write_str("the last snapshot is stored"),
             Seen::Crashed => f.write_str("the process dies"),
             Seen::Restored { outbox } => write!(f, "restored; new messages are of {outbox}"),
-            Seen::Opened(a) => write!(f, "{a} is open"),
+            Seen::Opened { attempt, .. } => write!(f, "{attempt} is open"),
             Seen::Heard(a) => write!(f, "{a} hears the peer"),
             Seen::Took(a) => write!(f, "{a} took bytes"),
             Seen::Flushed(a) => write!(f, "{a} is flushed"),

@@ -70,7 +70,23 @@ pub enum Arrival {
     Reset,
 }
 
-/// One direction of a connection. Positions are bytes since its beginning.
+/// One direction of a connection. Positions are bytes since its beginning, times microseconds.
+///
+/// ```
+/// use bowline_testkit::link::{Arrival, Pipe, Trap, Weather};
+///
+/// let weather = Weather { delay: 1_000, chunk: 4, ..Weather::default() };
+/// let mut pipe = Pipe::default();
+/// pipe.trap(8, Trap::Reset);
+/// pipe.write(5, "hello");
+/// pipe.write(5, "world");
+/// assert_eq!(pipe.take(&weather), 10);
+/// pipe.depart(0, &weather);
+/// assert_eq!(pipe.next_at(&weather), 1_001);
+/// assert_eq!((pipe.arrive(1_001), pipe.read()), (Some(Arrival::Bytes(4)), None));
+/// assert_eq!((pipe.arrive(1_002), pipe.read()), (Some(Arrival::Bytes(4)), Some("hello")));
+/// assert_eq!((pipe.arrive(1_002), pipe.read()), (Some(Arrival::Reset), None));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Pipe<F> {
     /// Each with the position of its end.

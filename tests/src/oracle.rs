@@ -30,7 +30,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use bowline_core::{
     Ack, Attempt, ClientConfig, Deadline, FailReason, Fate, Instant, Jitter, Level, Loss,
     MessageId, Nack, OnSuspected, OutboxId, Phase, Ping, Refusal, Refused, Seq, Signal, Status,
-    Timer, Verdict, VerdictFn, VerdictLimits, Wire,
+    Timer, Verdict, VerdictLimits, Wire,
 };
 
 use crate::{
@@ -46,8 +46,6 @@ pub struct Rules {
     pub config: ClientConfig,
     /// The name of its first outbox.
     pub outbox: OutboxId,
-    /// Whether the dialect's greeting awaits an answer. Default no.
-    pub greets: bool,
     /// Whether the peer drops what was sent behind a message that it refuses for the moment
     /// ([`Signal::NackFrom`]). If not, the order in which its application has messages is judged
     /// only where the window is 1. Default yes.
@@ -58,23 +56,12 @@ pub struct Rules {
     /// Whether the client's generator is a fair one: then delays that are too short to be chance
     /// are a violation of R2. Default no.
     pub fair: bool,
-    /// The client's table of verdicts, if it has one of its own. Default the [one](verdicts::verdict)
-    /// that the design fixes; what the settings name is not looked at, for it may be wrong.
-    pub verdict: VerdictFn,
 }
 
 impl Rules {
     /// The defaults.
     pub fn new(config: ClientConfig, outbox: OutboxId) -> Self {
-        Self {
-            config,
-            outbox,
-            greets: false,
-            refuses_gaps: true,
-            ledger: true,
-            fair: false,
-            verdict: verdicts::verdict,
-        }
+        Self { config, outbox, refuses_gaps: true, ledger: true, fair: false }
     }
 }
 
@@ -559,9 +546,9 @@ impl Oracle {
             Seen::Crashed => Ok(()),
             Seen::Restored { outbox } => self.restored(moment.at, outbox),
 
-            Seen::Opened(a) => {
+            Seen::Opened { attempt, awaits_answer } => {
                 self.hear_of(moment.at);
-                self.opened(a);
+                self.opened(attempt, awaits_answer);
                 Ok(())
             }
             Seen::Heard(a) => {
@@ -1257,7 +1244,7 @@ impl Oracle {
         }
     }
 
-    fn opened(&mut self, a: Attempt) {
+    fn opened(&mut self, a: Attempt, awaits_answer: bool) {
         if !self.is_current(a) || self.link.phase != LinkPhase::Dialing {
             self.stale = true;
             return;
@@ -1271,7 +1258,7 @@ impl Oracle {
         self.link.doubt |= (self.link.since + limit).has_passed(self.now);
         self.link.phase = LinkPhase::Greeting;
         self.link.since = self.now;
-        if !self.rules.greets {
+        if !awaits_answer {
             self.up();
         }
     }
@@ -1722,11 +1709,12 @@ impl Oracle {
             shown: None,
         };
         due.may_stop |= config.max_attempts.is_some_and(|max| self.failures.1 >= max);
+        let verdict_of = verdicts::table_of(&config);
         let before = self.renewals;
         let mut renewals: Option<(u32, u32)> = None;
         let mut ends = true;
         for &loss in losses {
-            let verdict = (self.rules.verdict)(loss, limits);
+            let verdict = verdict_of(loss, limits);
             let renewed = match verdict {
                 Verdict::Renew => (before.0.saturating_add(1), before.1.saturating_add(1)),
                 _ => (0, 0),

@@ -3,6 +3,8 @@
 //! A [`Peer`] is the application. Its WebSocket library, which reads frames and answers pings, is the
 //! world's. So a peer is small: it reads the numbers of the messages in a frame, takes the messages
 //! in, and answers. Whether a message is refused the world decides; what is taken in the peer says.
+//! It keeps no ledger: what arrived and what was taken in is said to the witness, and the
+//! [oracle](crate::oracle) writes it down.
 //!
 //! Four are here: [`PlainPeer`] knows nothing of the client, [`PositionalPeer`] answers each message
 //! in its turn, [`NamedPeer`] names what it answers, and [`NumberedPeer`] speaks
@@ -18,8 +20,8 @@ use bowline_core::{
 
 /// An application at the other end, and the dialect that the client speaks with it.
 pub trait Peer {
-    /// The dialect.
-    type Dialect: Dialect<Credentials = ()>;
+    /// The dialect. Its credentials are the default ones on every attempt.
+    type Dialect: Dialect<Credentials: Default>;
 
     /// Whether an answer names nothing, so that one too many or too few shifts all behind it.
     const POSITIONAL: bool = false;
@@ -70,6 +72,12 @@ pub trait Peer {
     /// Whether it would refuse what comes next, for what it has refused before.
     fn is_refusing(&self) -> bool {
         false
+    }
+
+    /// Whether it drops what was sent behind a message that it refuses for the moment, so that its
+    /// application has the messages in order whatever the window is. One that takes it says no.
+    fn refuses_gaps(&self) -> bool {
+        true
     }
 
     /// Loses what it remembers of its clients.

@@ -1,5 +1,6 @@
 //! Runs traces: one, or all that a range of seeds makes.
 
+use core::{fmt, ops::Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bowline_core::{ClientConfig, OutboxId};
@@ -15,6 +16,7 @@ use crate::{
     peer::{NamedPeer, NumberedPeer, Peer, PlainPeer, PositionalPeer},
     settings::{Chance, Language, Settings},
     statement::{Statement, Violation},
+    swarm::Dealer,
     trace::Trace,
     transcript::Transcript,
     world::{Witness, World},
@@ -29,14 +31,39 @@ pub struct Outcome<W> {
     pub marks: Counts,
     /// What should not have been seen, if there was something.
     pub violation: Option<Violation>,
-    /// The witness; none if the run has panicked.
-    pub witness: Option<W>,
+    /// The witness.
+    pub witness: W,
 }
 
-/// What the oracle must know to judge a world with these settings.
-pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
-    Rules { greets: settings.greets, ..Rules::new(settings.config(), outbox) }
+/// A statement that did not hold, and the least that shows it.
+///
+/// Its `Debug` is its `Display`, so that a test which unwraps it tells the story.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What should not have been seen.
+    pub violation: Violation,
+    /// What had to happen for that: the ops that are left after shrinking. Of a client of yours the
+    /// settings say only where its random numbers came from.
+    pub trace: Trace,
+    /// What was seen.
+    pub story: String,
 }
+
+/// The seed and the violation; the trace, in the form in which it can be saved; the story.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { violation, trace, story } = self;
+        write!(f, "seed {}: {violation}\n\n{trace}\n{story}", trace.settings.seed)
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl core::error::Error for Failure {}
 
 /// Whether the lives of a run are played a second time when they have ended, for the statements
 /// about [two runs](crate::twice). That takes several times as long as the run itself.
@@ -46,6 +73,72 @@ pub enum Lives {
     Once,
     /// They are.
     Twice,
+}
+
+/// Runs a client of yours in the worlds of these seeds, which are made to the measure of its ping
+/// interval, with a peer of yours or one from [`peer`](crate::peer). Its lives are played twice.
+///
+/// # Errors
+/// The first statement that does not hold, shrunk and with its story.
+///
+/// # Panics
+/// The settings are out of their ranges.
+pub fn check<P: Peer + Clone>(
+    config: &ClientConfig,
+    peer: &P,
+    mut seeds: Range<u64>,
+) -> Result<(), Box<Failure>> {
+    seeds.try_for_each(|seed| {
+        let settings = Settings { seed, ..Settings::default() };
+        let ops = Dealer::deal_ops(seed, config.connection.ping_interval);
+        check_trace(config, peer, &Trace { settings, ops })
+    })
+}
+
+/// Runs a client of yours through one trace, as [`check`] does: that of a [`Failure`], say, which you
+/// have saved. Of the trace's settings only those of the generator count.
+///
+/// # Errors
+/// A statement does not hold.
+///
+/// # Panics
+/// The settings are out of their ranges.
+pub fn check_trace<P: Peer + Clone>(
+    config: &ClientConfig,
+    peer: &P,
+    trace: &Trace,
+) -> Result<(), Box<Failure>> {
+    let oracle = |outbox| {
+        let rules = Rules::new(config.clone(), outbox);
+        Oracle::new(Rules { refuses_gaps: peer.refuses_gaps(), ..rules })
+    };
+    let tell = |Trace { settings, ops }: &Trace| {
+        let dice = (settings.chance, settings.seed);
+        let witness = |outbox| (Transcript::default(), oracle(outbox));
+        told(run_in(config.clone(), peer.clone(), dice, ops, Lives::Twice, witness))
+    };
+    tell(trace).0.map_or(Ok(()), |violation| Err(Box::new(reduce(trace, violation, tell))))
+}
+
+/// Shrinks a trace of a built-in [`Language`] which has come to this violation, and tells what is left.
+pub fn explain(trace: &Trace, violation: Violation) -> Failure {
+    reduce(trace, violation, tell)
+}
+
+fn reduce(
+    trace: &Trace,
+    violation: Violation,
+    tell: impl Fn(&Trace) -> (Option<Violation>, String),
+) -> Failure {
+    let statement = violation.statement;
+    let trace = shrink(trace, |trace| tell(trace).0.is_some_and(|v| v.statement == statement));
+    let (again, story) = tell(&trace);
+    Failure { violation: again.unwrap_or(violation), trace, story }
+}
+
+/// What the oracle must know to judge a world with these settings.
+pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
+    Rules::new(settings.config(), outbox)
 }
 
 /// Runs a trace before a witness, who is made with the name of the first outbox.
@@ -97,8 +190,8 @@ pub fn run_in<P: Peer, W: Witness>(
         at = None;
         world.quiet()
     }));
-    let (violation, whole) = match ended {
-        Ok(ended) => (ended.err(), true),
+    let violation = match ended {
+        Ok(ended) => ended.err(),
         Err(panic) => {
             let text = panic
                 .downcast_ref::<String>()
@@ -107,12 +200,12 @@ pub fn run_in<P: Peer, W: Witness>(
                 .unwrap_or_default();
             let place = at.map_or("in the quiet phase".to_owned(), |op| format!("at \"{op}\""));
             let text = format!("a panic {place}: {text}");
-            (Some(Violation { statement: Statement::R6, at: world.time(), text }), true)
+            Some(Violation { statement: Statement::R6, at: world.time(), text })
         }
     };
     let events = world.events();
     let marks = world.marks().clone();
-    Outcome { events, marks, violation, witness: whole.then(|| world.into_witness()) }
+    Outcome { events, marks, violation, witness: world.into_witness() }
 }
 
 /// Runs a trace before the oracle, its lives twice.
@@ -127,11 +220,13 @@ pub fn judge_lives(trace: &Trace, lives: Lives) -> Outcome<Oracle> {
 
 /// Runs a trace before the oracle and writes it down.
 pub fn tell(trace: &Trace) -> (Option<Violation>, String) {
-    let outcome = run(trace, Lives::Twice, |outbox| {
+    told(run(trace, Lives::Twice, |outbox| {
         (Transcript::default(), Oracle::new(rules(&trace.settings, outbox)))
-    });
-    let text = outcome.witness.map(|(transcript, _)| transcript.text().to_owned());
-    (outcome.violation, text.unwrap_or_default())
+    }))
+}
+
+fn told(outcome: Outcome<(Transcript, Oracle)>) -> (Option<Violation>, String) {
+    (outcome.violation, outcome.witness.0.into_text())
 }
 
 /// The smallest part of a trace that can be found which fails as the whole does: ops are left out,

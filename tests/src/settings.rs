@@ -1,7 +1,7 @@
 //! What a simulated world is made of, besides what happens in it: one line of text.
 //!
 //! ```text
-//! settings dialect=positional window=2 queue=3 overflow=evict
+//! settings language=positional window=2 queue=3 overflow=evict
 //! ```
 //!
 //! What is not named has its default, which is that of the client where there is one.

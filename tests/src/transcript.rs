@@ -22,6 +22,11 @@ impl Transcript {
     pub fn text(&self) -> &str {
         &self.text
     }
+
+    /// The whole story.
+    pub fn into_text(self) -> String {
+        self.text
+    }
 }
 
 impl Witness for Transcript {

@@ -6,7 +6,13 @@
 
 use core::time::Duration;
 
-use bowline_core::{Loss, Refusal, Verdict, VerdictLimits};
+use bowline_core::{ConnectionConfig, Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
+
+/// The table to judge a client by: its own, if its settings name another than the default.
+pub fn table_of(config: &ConnectionConfig) -> VerdictFn {
+    let is_default = core::ptr::fn_addr_eq(config.verdict, ConnectionConfig::default().verdict);
+    if is_default { verdict } else { config.verdict }
+}
 
 /// What a client without a table of its own has to make of a loss.
 pub fn verdict(loss: Loss, limits: VerdictLimits) -> Verdict {

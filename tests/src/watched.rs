@@ -15,9 +15,11 @@ pub(crate) struct Notes {
     pub beat: bool,
     /// Frames of the greeting that were made.
     pub greeting: usize,
+    /// Whether the newest greeting awaits an answer.
+    pub awaits_answer: bool,
 }
 
-/// A dialect with [`Notes`].
+/// A dialect with [`Notes`]. Its credentials are the default ones, always.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched<D> {
     dialect: D,
@@ -40,10 +42,10 @@ impl<D> Watched<D> {
     }
 }
 
-impl<D: Dialect> Dialect for Watched<D> {
+impl<D: Dialect<Credentials: Default>> Dialect for Watched<D> {
     type Message = D::Message;
     type Inbound = D::Inbound;
-    type Credentials = D::Credentials;
+    type Credentials = ();
     type Error = D::Error;
 
     const ACKS: bool = D::ACKS;
@@ -52,9 +54,11 @@ impl<D: Dialect> Dialect for Watched<D> {
         D::encode(message)
     }
 
-    fn greet(&mut self, opened: &Opened<D::Credentials>) -> Greeting {
-        let greeting = self.dialect.greet(opened);
-        self.notes.get_mut().greeting = greeting.frames.len();
+    fn greet(&mut self, opened: &Opened<()>) -> Greeting {
+        let greeting = self.dialect.greet(&Opened::new(opened.attempt, D::Credentials::default()));
+        let notes = self.notes.get_mut();
+        notes.greeting = greeting.frames.len();
+        notes.awaits_answer = greeting.awaits_answer;
         greeting
     }
 

@@ -435,7 +435,7 @@ impl<P: Peer, W: Witness> World<P, W> {
     /// A life of the client has ended: judges what can be judged by two runs of it.
     fn judge_life(&mut self) {
         let Some(life) = self.life.take().filter(|_| self.violation.is_none()) else { return };
-        self.violation = life.judge(&self.client, || self.peer.dialect()).err();
+        self.violation = life.judge(&self.client, || Watched::new(self.peer.dialect())).err();
     }
 
     fn see(&mut self, seen: Seen) {
@@ -452,8 +452,19 @@ impl<P: Peer, W: Witness> World<P, W> {
 
     /// Says an event, and that it was said.
     fn say(&mut self, seen: Seen, event: Event<()>) {
-        self.events += 1;
         self.see(seen);
+        self.tell(event);
+    }
+
+    /// Says that an attempt is open, and that it was said. How the dialect greets is seen only then.
+    fn say_opened(&mut self, attempt: Attempt) {
+        self.tell(Event::Opened(Opened::new(attempt, ())));
+        let awaits_answer = self.client.dialect().notes().awaits_answer;
+        self.see(Seen::Opened { attempt, awaits_answer });
+    }
+
+    fn tell(&mut self, event: Event<()>) {
+        self.events += 1;
         let now = self.tell_time();
         self.watch.say(&self.client, now, &event);
         if let Some(life) = &mut self.life {
@@ -559,7 +570,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         if dropped {
             self.see(Seen::PeerClosed(attempt));
         }
-        self.say(Seen::Opened(attempt), Event::Opened(Opened::new(attempt, ())));
+        self.say_opened(attempt);
         self.greeting_left = core::mem::take(&mut self.client.dialect().notes().greeting);
     }
 
@@ -1301,10 +1312,10 @@ impl<P: Peer, W: Witness> World<P, W> {
         let before = if dialing && harmless || !alive { either } else { true };
         let old = Attempt::new(newest.get().saturating_sub(u64::from(before)));
         match op {
-            StaleOp::Opened => self.say(Seen::Opened(old), Event::Opened(Opened::new(old, ()))),
+            StaleOp::Opened => self.say_opened(old),
             StaleOp::OpenedTwice => {
                 if self.link.is_some() {
-                    self.say(Seen::Opened(newest), Event::Opened(Opened::new(newest, ())));
+                    self.say_opened(newest);
                 }
             }
             StaleOp::Heard => self.say(Seen::Heard(old), Event::Heard(old)),

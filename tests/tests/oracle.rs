@@ -218,10 +218,9 @@ fn an_answer_to_a_message_that_is_settled_is_progress_too() {
 // ---- What the core's own word is not taken for ---------------------------------------------------
 
 #[test]
-fn a_servers_own_delay_is_kept_whatever_table_the_settings_name() {
+fn a_servers_own_delay_is_kept_unless_the_settings_name_another_table() {
     let refused = || {
-        let mut story = Story::dialed();
-        story.rules.config.connection.verdict = |_, _| Verdict::Retry;
+        let story = Story::dialed();
         let retry_after = Some(Duration::from_secs(8));
         story.lost(Loss::Status { status: 503, retry_after })
     };
@@ -233,9 +232,8 @@ fn a_servers_own_delay_is_kept_whatever_table_the_settings_name() {
     assert_eq!(judge(&refused().waits_until(10_000, Timer::Redial)), Ok(()));
     let late = judge(&refused().waits_until(10_001, Timer::Redial));
     assert_eq!(late.map_err(|violation| violation.statement), Err(Statement::R4));
-    // Unless the oracle is told of a table that is the client's own.
     let mut own = refused();
-    own.rules.verdict = own.rules.config.connection.verdict;
+    own.rules.config.connection.verdict = |_, _| Verdict::Retry;
     assert_eq!(dials_after(own, 1_000), Ok(()));
 }
 
@@ -451,8 +449,7 @@ impl Story {
                 ..OutboxConfig::default()
             },
         };
-        let mut rules = Rules::new(config, OUTBOX);
-        rules.greets = true;
+        let rules = Rules::new(config, OUTBOX);
         let moments = Vec::new();
         Self { rules, now: Instant::ZERO, attempt: A1, outbox: OUTBOX, moments }
     }
@@ -503,8 +500,8 @@ impl Story {
     }
 
     fn opened(self) -> Self {
-        let a = self.attempt;
-        self.see(Seen::PeerOpened(a)).see(Seen::Opened(a))
+        let attempt = self.attempt;
+        self.see(Seen::PeerOpened(attempt)).see(Seen::Opened { attempt, awaits_answer: true })
     }
 
     fn greeted(self) -> Self {

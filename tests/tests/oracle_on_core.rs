@@ -183,7 +183,6 @@ impl World {
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let client = Client::new(config.clone(), Words, rng).expect("settings in their ranges");
         let mut rules = Rules::new(config.clone(), client.outbox().id());
-        rules.greets = true;
         rules.refuses_gaps = false;
         rules.fair = true;
         Self {
@@ -382,7 +381,10 @@ impl World {
         let current = a == self.client.connection().attempt();
         match self.below(12) {
             0 if !current => self.say(Seen::Lost(a, Loss::Io), Event::Lost(a, Loss::Io)),
-            1 => self.say(Seen::Opened(a), Event::Opened(Opened::new(a, ()))),
+            1 => self.say(
+                Seen::Opened { attempt: a, awaits_answer: true },
+                Event::Opened(Opened::new(a, ())),
+            ),
             2 => self.say(Seen::Flushed(a), Event::Flushed(a)),
             3 => {
                 let attempt = if self.below(2) == 0 { a } else { Attempt::new(a.get() + 1) };
@@ -444,7 +446,10 @@ impl World {
                 let silent = self.happens(15);
                 self.socket = Some((a, silent));
                 self.see(Seen::PeerOpened(a))?;
-                self.say(Seen::Opened(a), Event::Opened(Opened::new(a, ())))
+                self.say(
+                    Seen::Opened { attempt: a, awaits_answer: true },
+                    Event::Opened(Opened::new(a, ())),
+                )
             }
             InTransit::Ends(loss) => {
                 if self.socket.is_some_and(|(socket, _)| socket == a) {

@@ -3,7 +3,7 @@
 use bowline_testkit::{
     marks::Counts,
     op::{Micros, Op, OpError, TextError},
-    run::{judge, shrink, tell},
+    run::{explain, judge, shrink, tell},
     settings::Settings,
     swarm::Dealer,
     trace::Trace,
@@ -19,10 +19,7 @@ fn thousands_of_clients_keep_all_promises() {
         events += outcome.events;
         marks.merge(&outcome.marks);
         if let Some(violation) = outcome.violation {
-            let trace = shrink(&trace, |trace| {
-                judge(trace).violation.is_some_and(|v| v.statement == violation.statement)
-            });
-            panic!("seed {seed}: {violation}\n\n{trace}\n{}", tell(&trace).1);
+            panic!("{}", explain(&trace, violation));
         }
     }
     assert!(events > SEEDS * 500, "only {events} events: hardly anything happened");

@@ -22,10 +22,9 @@ use std::{
 
 use bowline_testkit::{
     marks::{self, Counts},
-    run::{Lives, judge, judge_lives, shrink, tell},
+    run::{Failure, Lives, explain, judge_lives},
     statement::Violation,
     swarm::Dealer,
-    trace::Trace,
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,6 +57,9 @@ struct Options {
     /// Fail if a mark that can be passed was passed less often than this.
     #[arg(long, value_name = "N", default_value_t = 0)]
     marks: u64,
+    /// Print how often each mark was passed, not only the rarest ten.
+    #[arg(long)]
+    all_marks: bool,
     /// Print what the marks are, and simulate nothing.
     #[arg(long)]
     list_marks: bool,
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
     if options.json {
         println!("{}", result.json());
     } else {
-        result.print();
+        result.print(options.all_marks);
     }
     let rare = result.marks.rarest().iter().filter(|(_, count)| *count < options.marks).count();
     if rare > 0 {
@@ -98,18 +100,11 @@ struct Outcome {
     events: u64,
     seconds: f64,
     marks: Counts,
-    /// The first ones, by statement.
+    /// How many there were, by statement.
     violations: BTreeMap<String, u64>,
-    /// The first seed of each of these.
+    /// The first seed of each of these, by its number.
     first: BTreeMap<String, u64>,
-    shown: Vec<Shown>,
-}
-
-struct Shown {
-    seed: u64,
-    violation: Violation,
-    trace: Trace,
-    story: String,
+    shown: Vec<Failure>,
 }
 
 fn simulate(options: &Options) -> Outcome {
@@ -171,13 +166,10 @@ fn simulate(options: &Options) -> Outcome {
     outcome
 }
 
-fn show(seed: u64, violation: &Violation, options: &Options) -> Shown {
-    let trace = shrink(&Dealer::deal(seed), |trace| {
-        judge(trace).violation.is_some_and(|other| other.statement == violation.statement)
-    });
-    let (again, story) = tell(&trace);
-    let violation = again.unwrap_or_else(|| violation.clone());
+fn show(seed: u64, violation: &Violation, options: &Options) -> Failure {
+    let failure = explain(&Dealer::deal(seed), violation.clone());
     if let Some(folder) = &options.save {
+        let Failure { violation, trace, .. } = &failure;
         let name = format!("{:?}-{seed}.ops", violation.statement).to_lowercase();
         let text = format!("# {violation}\n{trace}");
         let saved =
@@ -187,7 +179,7 @@ fn show(seed: u64, violation: &Violation, options: &Options) -> Shown {
             Err(error) => eprintln!("{}: {error}", folder.join(name).display()),
         }
     }
-    Shown { seed, violation, trace, story }
+    failure
 }
 
 fn bar(seeds: u64) -> ProgressBar {
@@ -205,12 +197,9 @@ impl Outcome {
         self.events as f64 / self.seconds
     }
 
-    fn print(&self) {
-        for shown in &self.shown {
-            println!(
-                "seed {}: {}\n\n{}\n{}",
-                shown.seed, shown.violation, shown.trace, shown.story
-            );
+    fn print(&self, all_marks: bool) {
+        for failure in &self.shown {
+            println!("{failure}");
         }
         println!("{:>14} events", self.events);
         println!("{:>14} seeds", self.seeds);
@@ -227,8 +216,8 @@ impl Outcome {
         for (mark, _) in never {
             println!("{:>14} {}", 0, mark.name);
         }
-        println!("the rarest of the others:");
-        for (mark, count) in passed.iter().take(10) {
+        println!("{}:", if all_marks { "the others" } else { "the rarest of the others" });
+        for (mark, count) in passed.iter().take(if all_marks { usize::MAX } else { 10 }) {
             println!("{count:>14} {}", mark.name);
         }
     }
@@ -239,7 +228,7 @@ impl Outcome {
             .iter()
             .map(|shown| {
                 serde_json::json!({
-                    "seed": shown.seed,
+                    "seed": shown.trace.settings.seed,
                     "statement": format!("{:?}", shown.violation.statement),
                     "text": shown.violation.text,
                     "ops": shown.trace.to_string(),

@@ -15,7 +15,7 @@ use bowline_core::Jitter;
 use crate::{
     op::{ClientOp, ClockOp, LinkOp, Micros, Op},
     oracle::Oracle,
-    run::{Lives, Outcome, judge_lives, shrink},
+    run::{Failure, Lives, Outcome, explain, judge_lives},
     settings::{Chance, Settings},
     trace::Trace,
 };
@@ -36,10 +36,7 @@ const AT_ONCE: u64 = 10_000_000;
 pub fn run(data: &[u8]) {
     let trace = read(data);
     let Some(violation) = judge(&trace).violation else { return };
-    let trace = shrink(&trace, |trace| {
-        judge(trace).violation.is_some_and(|other| other.statement == violation.statement)
-    });
-    let violation = judge(&trace).violation.unwrap_or(violation);
+    let Failure { violation, trace, .. } = explain(&trace, violation);
     panic!("for tests/traces/NAME.ops:\n# {violation}\n{trace}");
 }
 
