@@ -103,8 +103,8 @@ pub struct Row {
     pub killed_by: Option<String>,
     /// The other statements that the same seeds found broken, in the order in which they were.
     pub also: Vec<String>,
-    /// How many seeds the simulation needed, if it was the simulation.
-    pub seeds: Option<u64>,
+    /// How many seeds the simulation needed, or the trace, if it was the simulation.
+    pub seeds: Option<String>,
     /// The tests with the numbers of its hazards that failed; none if it has no hazard.
     pub told_by: Option<String>,
 }
@@ -131,7 +131,7 @@ impl Row {
         let killed_by = Some(cells.next()?.to_owned()).filter(|by| by != Self::SURVIVES);
         let also =
             cells.next()?.split(' ').filter(|what| *what != "-").map(str::to_owned).collect();
-        let seeds = cells.next()?.parse().ok();
+        let seeds = Some(cells.next()?.to_owned()).filter(|seeds| seeds != "-");
         let told_by = Some(cells.next()?.to_owned()).filter(|by| by != "-");
         Some(Self { name, breaks, killed_by, also, seeds, told_by })
     }
@@ -142,7 +142,7 @@ impl fmt::Display for Row {
         let Self { name, breaks, .. } = self;
         let killed_by = self.killed_by.as_deref().unwrap_or(Self::SURVIVES);
         let also = if self.also.is_empty() { "-".to_owned() } else { self.also.join(" ") };
-        let seeds = self.seeds.map_or("-".to_owned(), |seeds| seeds.to_string());
+        let seeds = self.seeds.as_deref().unwrap_or("-");
         let told_by = self.told_by.as_deref().unwrap_or("-");
         write!(f, "| `{name}` | {breaks} | {killed_by} | {also} | {seeds} | {told_by} |")
     }

@@ -5,10 +5,10 @@
 //! cargo run --release -p bowline-testkit --bin bugs -- --only jitter-comes-on-top-of-the-cap
 //! ```
 //!
-//! First the simulation, with ever more seeds; if that has noticed nothing, the properties of the
-//! core; if they have not either, its other tests. Then the tests that carry the number of a hazard
-//! which the bug brings back: one of them must fail for each. The rows of `tests/bugs/README.md` are
-//! written anew for all bugs that were seeded.
+//! First the simulation: the traces that were saved, then ever more seeds. If that has noticed
+//! nothing, the properties of the core; if they have not either, its other tests. Then the tests that
+//! carry the number of a hazard which the bug brings back: one of them must fail for each. The rows of
+//! `tests/bugs/README.md` are written anew for all bugs that were seeded.
 //!
 //! The exit code is 1 if some check noticed nothing that should have.
 
@@ -90,8 +90,8 @@ fn run(options: &Options) -> Outcome<bool> {
 
     let lab = Lab::new(&root, options.seeds)?;
     // Else what is no bug would seem to notice all of them.
-    if let Some((statement, seed)) = lab.simulate()?.into_iter().flatten().next() {
-        return Err(format!("without any bug seed {seed} breaks {statement}").into());
+    if let Some((statement, world)) = lab.simulate()?.into_iter().next() {
+        return Err(format!("without any bug {statement} is broken, world {world}").into());
     }
     let bar = ProgressBar::new(wanted.len() as u64)
         .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
@@ -139,12 +139,15 @@ impl Lab {
     }
 
     fn check(&self, bug: &Bug) -> Outcome<Row> {
-        let found =
-            self.simulate()?.unwrap_or_else(|| vec![("the simulation hangs".to_owned(), 0)]);
-        let seeds = found.first().map(|(_, seed)| seed + 1);
-        let mut found = found.into_iter().map(|(statement, _)| statement);
-        let mut killed_by = found.next();
-        let also = found.collect();
+        let found = self.simulate()?;
+        let seeds = found.first().map(|(_, world)| world.clone());
+        let mut also: Vec<String> = Vec::new();
+        for (statement, _) in found {
+            if !also.contains(&statement) {
+                also.push(statement);
+            }
+        }
+        let mut killed_by = (!also.is_empty()).then(|| also.remove(0));
         let told: Vec<&Shown> = bug.told_by(&self.tests).collect();
         let failed = self.fail(&told)?;
         if killed_by.is_none() {
@@ -172,44 +175,63 @@ impl Lab {
         Ok(Row { name, breaks, killed_by, also, seeds, told_by })
     }
 
-    /// The statements that the simulation found broken and the first seed that broke each, in the
-    /// order of these; none if it hangs.
-    fn simulate(&self) -> Outcome<Option<Vec<(String, u64)>>> {
+    /// What the simulation found broken: the statements, each with the trace that broke it or how many
+    /// seeds it took, in their order.
+    fn simulate(&self) -> Outcome<Vec<(String, String)>> {
         let args = ["build", "--release", "-p", "bowline-testkit", "--bin", "simulate"];
-        self.cargo(&args)?;
-        let (mut first, mut step) = (0, 100);
-        while first < self.seeds {
-            let count = step.min(self.seeds - first);
-            let Some(found) = self.broken(first, count, PATIENCE)? else { return Ok(None) };
-            if !found.is_empty() {
-                // A hundred seeds say little of what else it breaks; more may take for ever.
-                let more = self.broken(first, count.max(1_000), PATIENCE / 12)?;
-                return Ok(more.or(Some(found)));
+        self.cargo(&[&args[..], &["--bin", "replay"]].concat())?;
+        let mut found = self.replayed()?;
+        let (mut first, mut count) = (0, self.seeds.min(100));
+        while found.is_empty() && first < self.seeds {
+            let hangs = || vec![("the simulation hangs".to_owned(), (first + 1).to_string())];
+            found = self.broken(first, count, PATIENCE)?.unwrap_or_else(hangs);
+            if found.is_empty() {
+                first += count;
+                count = (count * 10).min(self.seeds - first);
             }
-            first += count;
-            step *= 10;
         }
-        Ok(Some(Vec::new()))
+        // A trace or a hundred seeds say little of what else it breaks; more may take for ever.
+        if !found.is_empty() {
+            let more = self.broken(first, count.max(1_000), PATIENCE / 12)?;
+            found.extend(more.unwrap_or_default());
+        }
+        Ok(found)
     }
 
-    /// The same for these seeds, with the simulation that was built.
+    /// The same for the traces that were saved.
+    fn replayed(&self) -> Outcome<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for path in files(&self.copy.path().join("tests/traces"), "ops")? {
+            let mut command = Command::new(self.target.join("release/replay"));
+            let Some(output) = output(command.arg(&path), PATIENCE / 12)? else { continue };
+            let broken = output.lines().find_map(|line| line.strip_prefix("BROKEN "));
+            if let Some((statement, _)) = broken.and_then(|what| what.split_once(':')) {
+                found.push((statement.to_owned(), format!("trace `{}`", name(&path))));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same for these seeds, with the simulation that was built; none if it hangs.
     fn broken(
         &self,
         first: u64,
         count: u64,
         patience: Duration,
-    ) -> Outcome<Option<Vec<(String, u64)>>> {
+    ) -> Outcome<Option<Vec<(String, String)>>> {
         let mut command = Command::new(self.target.join("release/simulate"));
         command.args(["--json", "--show=0", &format!("--first={first}")]);
         command.arg(format!("--seeds={count}"));
         let Some(output) = output(&mut command, patience)? else { return Ok(None) };
         let Ok(result) = serde_json::from_str::<serde_json::Value>(output.trim()) else {
-            return Ok(Some(vec![("the simulation crashes".to_owned(), first)]));
+            let crash = ("the simulation crashes".to_owned(), (first + 1).to_string());
+            return Ok(Some(vec![crash]));
         };
         let seeds: BTreeMap<String, u64> = serde_json::from_value(result["first"].clone())?;
         let mut found: Vec<_> = seeds.into_iter().collect();
         found.sort_by_key(|(_, seed)| *seed);
-        Ok(Some(found))
+        let found = found.into_iter().map(|(what, seed)| (what, (seed + 1).to_string()));
+        Ok(Some(found.collect()))
     }
 
     /// Those of the tests that fail, by name. Those of the core first; the others only for hazards
@@ -342,14 +364,21 @@ fn suite(file: &Path) -> String {
 }
 
 fn suites(folder: &Path) -> io::Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
+    Ok(files(folder, "rs")?.iter().map(|path| name(path)).collect())
+}
+
+/// The files in a folder whose names end like this, in order.
+fn files(folder: &Path, extension: &str) -> io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-        }
+        paths.insert(entry?.path());
     }
-    Ok(names)
+    paths.retain(|path| path.extension().is_some_and(|it| it == extension));
+    Ok(paths)
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Copies all but what was built and what git keeps.
@@ -383,9 +412,11 @@ fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
          could make in the core; this table says which check notices each. It is written by\n\n    \
          cargo run --release -p bowline-testkit --bin bugs\n\n\
          *Killed by* is the statement that the simulation found broken first, *seeds* how many seeds \
-         that took, and *also* what others of the same thousand (or more) seeds found broken first; \
-         where the simulation noticed nothing, it is the first test of the core that failed. *Test with the number* is a test that carries the number of a hazard which the bug \
-         brings back (`/// H7`), and failed; a bug counts only if that is so for each of its hazards.\n\n\
+         that took, or the saved trace that told it before any seed, and *also* what others of these \
+         and of a thousand seeds found broken first; where the simulation noticed nothing, it is the \
+         first test of the core that failed. *Test with the number* is a test that carries the number \
+         of a hazard which the bug brings back (`/// H7`), and failed; a bug counts only if that is so \
+         for each of its hazards.\n\n\
          {} of {} bugs were seeded: {simulated} are noticed by the simulation, {tested} only by tests, \
          {} by nothing.\n\n\
          | bug | breaks | killed by | also | seeds | test with the number |\n\
