@@ -187,6 +187,8 @@ struct Link {
     nudged_at: Option<Instant>,
     /// `Start` was said when the attempt may have failed, and the client have given up.
     started_at: Option<Instant>,
+    /// When a Close that is not answered ends.
+    cut_at: Instant,
     /// The dialect has refused what the peer said.
     refused: Option<Refusal>,
     ponged: bool,
@@ -250,6 +252,7 @@ impl Link {
             doubt: false,
             nudged_at: None,
             started_at: None,
+            cut_at: Instant::NEVER,
             refused: None,
             ponged: false,
             ping_unflushed: false,
@@ -1895,9 +1898,12 @@ impl Oracle {
             LinkPhase::Up => {
                 self.down(None);
                 self.link.phase = LinkPhase::Closing;
+                self.link.cut_at = by;
                 self.run = Run::Stopping(by);
             }
-            LinkPhase::Dialing | LinkPhase::Greeting | LinkPhase::Over | LinkPhase::Closing => {
+            // It still closes, if it was not over.
+            LinkPhase::Closing => self.run = Run::Stopping(self.link.cut_at),
+            LinkPhase::Dialing | LinkPhase::Greeting | LinkPhase::Over => {
                 let open = matches!(self.link.phase, LinkPhase::Dialing | LinkPhase::Greeting);
                 self.link.left = open && !self.link.doubt;
                 self.link.phase = LinkPhase::Over;
@@ -2252,6 +2258,12 @@ impl Oracle {
         }
         match (self.run, self.link.phase) {
             (Run::Stopping(_), _) => Ok(()),
+            // So it was not over when it was stopped, and a start has meant nothing since.
+            (Run::Unsure, LinkPhase::Closing) => {
+                self.run = Run::Stopping(self.link.cut_at);
+                self.due = None;
+                Ok(())
+            }
             // The last one may have been settled, and then the drain is over.
             (Run::Running | Run::Unsure, LinkPhase::Up)
                 if self.closing.is_some() && self.live == 0 =>

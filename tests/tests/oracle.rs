@@ -92,6 +92,27 @@ fn a_start_begins_anew_for_a_client_whose_giving_up_is_still_to_be_polled() {
 }
 
 #[test]
+fn a_start_after_a_stop_means_nothing_if_the_attempt_was_not_over_and_begins_anew_if_it_was() {
+    let restarted = || {
+        let late = Story::up().pinged(0).flushed().later(30_000);
+        late.see(Seen::Stop).see(Seen::Start)
+    };
+    let closed = |story: Story| story.see(Seen::Closes(A1));
+    assert_eq!(judge(&restarted().dial(2)), Ok(()));
+    assert_eq!(judge(&closed(restarted())), Ok(()));
+    assert_eq!(judge(&closed(restarted().see(Seen::Stop))), Ok(()));
+    // Once it closes there is no doubt any more: it is not dialed, and it is cut.
+    let dialed = judge(&closed(restarted()).dial(2));
+    assert_eq!(dialed.map_err(|v| v.statement), Err(Statement::S13));
+    let open = judge(&closed(restarted()).later(5_000).waits());
+    assert_eq!(open.map_err(|v| v.statement), Err(Statement::L5));
+    // Nobody closes without a stop.
+    let late = Story::up().pinged(0).flushed().later(30_000);
+    let unasked = judge(&closed(late.see(Seen::Start)));
+    assert_eq!(unasked.map_err(|v| v.statement), Err(Statement::X5));
+}
+
+#[test]
 fn an_attempt_that_nobody_asked_for_in_time_may_have_failed() {
     let given_up = |before: Story| {
         let mut story = before;
