@@ -30,6 +30,13 @@ fn a_frame_says_how_long_its_payload_is() {
 }
 
 #[test]
+fn a_ping_is_read_back_with_its_numbers() {
+    let ping = Ping { attempt: Attempt::new(7), seq: Seq::new(9) };
+    let read = Ping::parse(&ping.payload()).unwrap();
+    assert_eq!((read.attempt.get(), read.seq.get()), (7, 9));
+}
+
+#[test]
 fn an_empty_key_is_a_key_and_is_empty() {
     assert!(Key::from("").is_empty());
     assert!(!Key::from("a").is_empty());
