@@ -35,7 +35,11 @@ pub struct Outcome<W> {
 
 /// What the oracle must know to judge a world with these settings.
 pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
-    Rules { greets: settings.greets, ..Rules::new(settings.config(), outbox) }
+    Rules {
+        greets: settings.greets,
+        refuses_gaps: !settings.takes_gaps,
+        ..Rules::new(settings.config(), outbox)
+    }
 }
 
 /// Whether the lives of a run are played a second time when they have ended, for the statements
@@ -60,10 +64,14 @@ pub fn run<W: Witness>(
     match settings.language {
         Language::Plain => run_in(config, PlainPeer, dice, ops, lives, witness),
         Language::Positional => {
-            run_in(config, PositionalPeer::new(settings.greets), dice, ops, lives, witness)
+            let peer = PositionalPeer::new(settings.greets).takes_gaps(settings.takes_gaps);
+            run_in(config, peer, dice, ops, lives, witness)
         }
         Language::Named => {
-            run_in(config, NamedPeer::new(settings.greets), dice, ops, lives, witness)
+            let peer = NamedPeer::new(settings.greets)
+                .takes_gaps(settings.takes_gaps)
+                .beats(settings.beat.map(Into::into));
+            run_in(config, peer, dice, ops, lives, witness)
         }
         Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, lives, witness),
     }

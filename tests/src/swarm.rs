@@ -268,6 +268,8 @@ impl Dealer {
         let mut settings = Settings {
             language,
             greets: language.has_a_greeting() && self.chance(2),
+            takes_gaps: language.has_a_greeting() && self.chance(4),
+            can_ping: !self.chance(10),
             seed,
             chance: match self.rng.random_range(0..10) {
                 0 => Chance::Zeros,
@@ -330,6 +332,12 @@ impl Dealer {
             settings.max_elapsed = Some(Micros(self.log(self.scale, self.scale * 100)));
         }
         settings.backoff_factor = self.pick(&[1, 2, 2, 3]);
+        if language == Language::Named && self.chance(2) {
+            settings.beat = Some(Micros(self.log(self.scale / 5, self.scale * 20)));
+        }
+        if !settings.can_ping {
+            settings.level = language.level_without_pings();
+        }
         settings
     }
 
