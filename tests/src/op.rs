@@ -267,27 +267,37 @@ ops! {
     /// An event of an attempt that is over, or one that comes once too often.
     StaleOp {
         /// An upgrade succeeds that nobody waits for any more.
-        Opened = "opened",
+        Opened(Which) = "opened",
         /// The attempt that is open is opened again.
         OpenedTwice = "opened-twice",
         /// Bytes come.
-        Heard = "heard",
+        Heard(Which) = "heard",
         /// Bytes are taken.
-        Took = "took",
+        Took(Which) = "took",
         /// Everything is flushed.
-        Flushed = "flushed",
+        Flushed(Which) = "flushed",
         /// Reading stops.
-        Paused = "paused",
+        Paused(Which) = "paused",
         /// Reading goes on.
-        Resumed = "resumed",
+        Resumed(Which) = "resumed",
         /// The connection is lost.
-        Lost = "lost",
+        Lost(Which) = "lost",
         /// A pong comes on an old attempt, to the newest ping of the new one.
-        Pong = "pong",
+        Pong(Which) = "pong",
         /// The pong to the last ping of an old attempt comes on the new one.
         Echo = "echo",
         /// The newest ack comes again, on an old attempt.
-        Ack = "ack",
+        Ack(Which) = "ack",
+    }
+}
+
+ops! {
+    /// The attempt that an event is too late for.
+    Which {
+        /// The one before the newest.
+        Before = "before",
+        /// The newest, where it is over or the event comes too early for it; else the one before.
+        Newest = "newest",
     }
 }
 

@@ -14,7 +14,7 @@ use proptest::prelude::RngExt;
 use crate::{
     op::{
         AckOp, ClientOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push, RefuseOp,
-        StaleOp,
+        StaleOp, Which,
     },
     settings::{Language, Settings},
     swarm::Dealer,
@@ -145,8 +145,8 @@ fn nack(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Resume),
         close,
         cancel,
-        Op::Stale(StaleOp::Ack),
-        Op::Stale(StaleOp::Paused),
+        Op::Stale(StaleOp::Ack(Which::Before)),
+        Op::Stale(StaleOp::Paused(Which::Before)),
         Op::Peer(PeerOp::Deny(DenyOp::Transient)),
         Op::Peer(PeerOp::Ack(AckOp::Twice)),
         Op::Link(LinkOp::Cut),
@@ -158,7 +158,10 @@ fn nack(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         0 => ops.extend([Op::Client(ClientOp::Pause), us(100), Op::Client(ClientOp::Resume)]),
         1 => ops.extend([Op::Client(ClientOp::Snapshot), Op::Client(ClientOp::Crash)]),
         3 => ops.extend([denied, denied].concat()),
-        4 => ops.extend([Op::Stale(StaleOp::Ack), Op::Stale(StaleOp::Resumed)]),
+        4 => ops.extend([
+            Op::Stale(StaleOp::Ack(Which::Before)),
+            Op::Stale(StaleOp::Resumed(Which::Before)),
+        ]),
         // The next link is there before the pause is over, and something was in flight.
         2 | 5 | 6 | 7 => redial(dealer, ops),
         _ => some(dealer, ops, &happens, 1_500),
@@ -276,7 +279,7 @@ fn greeting(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Stop),
         Op::Stale(StaleOp::OpenedTwice),
         Op::Stale(StaleOp::OpenedTwice),
-        Op::Stale(StaleOp::Paused),
+        Op::Stale(StaleOp::Paused(Which::Before)),
         Op::Peer(PeerOp::PongAhead),
         Op::Peer(PeerOp::PongAhead),
         Op::Peer(PeerOp::Deny(DenyOp::Transient)),
@@ -317,7 +320,7 @@ fn closing(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Nudge),
         Op::Client(ClientOp::Start),
         Op::Stale(StaleOp::OpenedTwice),
-        Op::Stale(StaleOp::Lost),
+        Op::Stale(StaleOp::Lost(Which::Before)),
         Op::Peer(PeerOp::Say),
     ];
     some(dealer, ops, &happens, 1_500);

@@ -15,7 +15,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::{
     op::{
         AckOp, ClientOp, ClockOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push,
-        RefuseOp, StaleOp,
+        RefuseOp, StaleOp, Which,
     },
     scenes::{self, Scene},
     settings::{Chance, Language, Settings},
@@ -92,8 +92,8 @@ const KINDS: &[Draw] = &[
     |d| Op::Clock(ClockOp::Jump(d.jump())),
     |d| Op::Stale(d.stale()),
     |d| Op::Stale(d.stale()),
-    |_| Op::Stale(StaleOp::Ack),
-    |_| Op::Stale(StaleOp::Pong),
+    |d| Op::Stale(StaleOp::Ack(d.which())),
+    |d| Op::Stale(StaleOp::Pong(d.which())),
     |_| Op::Stale(StaleOp::Echo),
 ];
 
@@ -102,13 +102,13 @@ const EARLY: [Op; 10] = [
     Op::Client(ClientOp::Nudge),
     Op::Client(ClientOp::Stop),
     Op::Client(ClientOp::Tick),
-    Op::Stale(StaleOp::Opened),
-    Op::Stale(StaleOp::Heard),
-    Op::Stale(StaleOp::Took),
-    Op::Stale(StaleOp::Flushed),
-    Op::Stale(StaleOp::Paused),
-    Op::Stale(StaleOp::Resumed),
-    Op::Stale(StaleOp::Lost),
+    Op::Stale(StaleOp::Opened(Which::Before)),
+    Op::Stale(StaleOp::Heard(Which::Before)),
+    Op::Stale(StaleOp::Took(Which::Before)),
+    Op::Stale(StaleOp::Flushed(Which::Before)),
+    Op::Stale(StaleOp::Paused(Which::Before)),
+    Op::Stale(StaleOp::Resumed(Which::Before)),
+    Op::Stale(StaleOp::Lost(Which::Before)),
 ];
 
 /// What takes faults back, more often the more of them there are.
@@ -421,16 +421,21 @@ impl Dealer {
         ])
     }
 
+    fn which(&mut self) -> Which {
+        self.pick(&[Which::Before, Which::Newest])
+    }
+
     fn stale(&mut self) -> StaleOp {
+        let which = self.which();
         self.pick(&[
-            StaleOp::Opened,
+            StaleOp::Opened(which),
             StaleOp::OpenedTwice,
-            StaleOp::Heard,
-            StaleOp::Took,
-            StaleOp::Flushed,
-            StaleOp::Paused,
-            StaleOp::Resumed,
-            StaleOp::Lost,
+            StaleOp::Heard(which),
+            StaleOp::Took(which),
+            StaleOp::Flushed(which),
+            StaleOp::Paused(which),
+            StaleOp::Resumed(which),
+            StaleOp::Lost(which),
         ])
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     marks::{Counts, Watch},
     op::{
         AckOp, ClientOp, ClockOp, DenyOp, LinkOp, Micros, NackOp, Op, PeerOp, Push, RefuseOp,
-        StaleOp,
+        StaleOp, Which,
     },
     oracle::Oracle,
     peer::{Desk, Peer},
@@ -1297,33 +1297,48 @@ impl<P: Peer, W: Witness> World<P, W> {
             | ConnectionState::Stopped { .. } => false,
         };
         let newest = self.client.connection().attempt();
-        // Before an attempt is open, and after it is over, both it and the one before are too many.
         let dialing = self.dial.is_some_and(|(attempt, _)| attempt == newest);
-        let either = self.events.is_multiple_of(2);
-        let harmless = matches!(
-            op,
-            StaleOp::Heard | StaleOp::Took | StaleOp::Flushed | StaleOp::Paused | StaleOp::Resumed
-        );
-        let before = if dialing && harmless || !alive { either } else { true };
-        let old = Attempt::new(newest.get().saturating_sub(u64::from(before)));
+        let before = Attempt::new(newest.get().saturating_sub(1));
+        let late = |which| if which == Which::Newest && !alive { newest } else { before };
+        // What means nothing before an attempt is open.
+        let early = |which| if which == Which::Newest && dialing { newest } else { late(which) };
         match op {
-            StaleOp::Opened => self.say(Seen::Opened(old), Event::Opened(Opened::new(old, ()))),
+            StaleOp::Opened(which) => {
+                let old = late(which);
+                self.say(Seen::Opened(old), Event::Opened(Opened::new(old, ())));
+            }
             StaleOp::OpenedTwice => {
                 if self.link.is_some() {
                     self.say(Seen::Opened(newest), Event::Opened(Opened::new(newest, ())));
                 }
             }
-            StaleOp::Heard => self.say(Seen::Heard(old), Event::Heard(old)),
-            StaleOp::Took => self.say(Seen::Took(old), Event::Took(old)),
-            StaleOp::Flushed => self.say(Seen::Flushed(old), Event::Flushed(old)),
-            StaleOp::Paused => self.say(Seen::Paused(old), Event::Paused(old)),
-            StaleOp::Resumed => self.say(Seen::Resumed(old), Event::Resumed(old)),
-            StaleOp::Lost => {
+            StaleOp::Heard(which) => {
+                let old = early(which);
+                self.say(Seen::Heard(old), Event::Heard(old));
+            }
+            StaleOp::Took(which) => {
+                let old = early(which);
+                self.say(Seen::Took(old), Event::Took(old));
+            }
+            StaleOp::Flushed(which) => {
+                let old = early(which);
+                self.say(Seen::Flushed(old), Event::Flushed(old));
+            }
+            StaleOp::Paused(which) => {
+                let old = early(which);
+                self.say(Seen::Paused(old), Event::Paused(old));
+            }
+            StaleOp::Resumed(which) => {
+                let old = early(which);
+                self.say(Seen::Resumed(old), Event::Resumed(old));
+            }
+            StaleOp::Lost(which) => {
+                let old = late(which);
                 self.say(Seen::Lost(old, Loss::Io), Event::Lost(old, Loss::Io));
             }
-            StaleOp::Pong => {
+            StaleOp::Pong(which) => {
                 if let Some(ping) = self.newest_ping {
-                    self.receive_pong(old, ping.payload(), None);
+                    self.receive_pong(late(which), ping.payload(), None);
                 }
             }
             StaleOp::Echo => {
@@ -1332,12 +1347,12 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.receive_pong(attempt, ping.payload(), None);
                 }
             }
-            StaleOp::Ack => {
+            StaleOp::Ack(which) => {
                 if let Some(body) = self.newest_ack.clone() {
                     let mut sink = Sink::default();
                     self.peer.dialect().decode(body.clone(), &mut sink);
                     self.watch.stale_signals(&self.client, self.told(), &sink.signals);
-                    self.receive(old, body, true);
+                    self.receive(late(which), body, true);
                 }
             }
         }
