@@ -38,6 +38,7 @@ pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
     Rules {
         greets: settings.greets,
         refuses_gaps: !settings.takes_gaps,
+        fair: settings.chance == Chance::Seeded,
         ..Rules::new(settings.config(), outbox)
     }
 }
