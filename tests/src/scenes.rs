@@ -25,7 +25,7 @@ pub(crate) type Scene = fn(&mut Dealer, &mut Vec<Op>);
 
 /// Scenes that need no ack, and those that do.
 const ANYWHERE: &[Scene] =
-    &[echo, expiry, last_moment, nudges, closing, suspicion, late_dial, replay];
+    &[echo, expiry, last_moment, nudges, closing, suspicion, late_dial, replay, half_a_drain];
 const WITH_ACKS: &[Scene] = &[
     nack,
     nack,
@@ -35,6 +35,7 @@ const WITH_ACKS: &[Scene] = &[
     levels,
     levels,
     levels,
+    outdated_ping,
     outdated_ping,
     expiry,
     greeting,
@@ -373,6 +374,24 @@ fn replay(dealer: &mut Dealer, ops: &mut Vec<Op>) {
     ops.extend([Op::Link(LinkOp::Cut), Op::Client(ClientOp::Nudge)]);
     ops.push(us(dealer.rng.random_range(1_000..6_000)));
     ops.push(dealer.pick(&[Op::Client(ClientOp::Crash), Op::Link(LinkOp::Cut)]));
+}
+
+/// Things happen in the middle of a drain, with messages left to hand over.
+fn half_a_drain(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    ops.push(Op::Client(ClientOp::HalfDrain(dealer.rng.random_range(1..4))));
+    dealer.pushed += 4;
+    ops.push(Op::Push(Push { count: 4, bytes: 0, level: None, ttl: None, key: None }));
+    let last = dealer.pushed;
+    let close = Op::Client(ClientOp::Close(dealer.pause()));
+    ops.push(dealer.pick(&[
+        Op::Client(ClientOp::Stop),
+        close,
+        Op::Client(ClientOp::Cancel(last)),
+        Op::Client(ClientOp::Crash),
+        Op::Link(LinkOp::Cut),
+    ]));
+    ops.push(us(2_000));
 }
 
 /// The ack of what the peer has is withheld, and then the peer is silent.

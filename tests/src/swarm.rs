@@ -14,8 +14,8 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::{
     op::{
-        AckOp, ClientOp, ClockOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push,
-        RefuseOp, StaleOp, Which,
+        AckOp, ClientOp, ClockOp, DenyOp, FailOp, FrameEndOp, HttpStatus, LinkOp, Micros, NackOp,
+        Op, PeerOp, Push, RefuseOp, StaleOp, Which,
     },
     scenes::{self, Scene},
     settings::{Chance, Language, Settings},
@@ -38,6 +38,11 @@ const KINDS: &[Draw] = &[
     |d| Op::Link(LinkOp::ResetBackAfter(d.bytes())),
     |d| Op::Link(LinkOp::HoleAfter(d.bytes())),
     |d| Op::Link(LinkOp::HoleBackAfter(d.bytes())),
+    |d| Op::Link(LinkOp::EofAfter(d.bytes())),
+    |d| Op::Link(LinkOp::EofBackAfter(d.bytes())),
+    |d| Op::Link(LinkOp::FrameEnd(d.frame_end())),
+    |d| Op::Link(LinkOp::FrameEnd(d.frame_end())),
+    |d| Op::Link(LinkOp::Fail(d.fail())),
     |_| Op::Link(LinkOp::Stall),
     |_| Op::Link(LinkOp::StallBack),
     |_| Op::Link(LinkOp::Mute),
@@ -86,6 +91,7 @@ const KINDS: &[Draw] = &[
     |_| Op::Client(ClientOp::Retire),
     |_| Op::Client(ClientOp::Pause),
     |_| Op::Client(ClientOp::Busy),
+    |d| Op::Client(ClientOp::HalfDrain(d.log(1, 4))),
     |_| Op::Client(ClientOp::Tick),
     |_| Op::Clock(ClockOp::Freeze),
     |d| Op::Clock(ClockOp::Back(d.pause())),
@@ -98,7 +104,10 @@ const KINDS: &[Draw] = &[
 ];
 
 /// What may come before the first start.
-const EARLY: [Op; 10] = [
+const EARLY: [Op; 13] = [
+    Op::Link(LinkOp::Fail(FailOp::Certificate)),
+    Op::Link(LinkOp::Fail(FailOp::Subprotocol)),
+    Op::Link(LinkOp::Fail(FailOp::Provider)),
     Op::Client(ClientOp::Nudge),
     Op::Client(ClientOp::Stop),
     Op::Client(ClientOp::Tick),
@@ -376,9 +385,37 @@ impl Dealer {
         if self.chance(10) { Micros::years(100) } else { self.pause() }
     }
 
-    /// How many bytes until something happens: often near the end of a small frame.
+    /// How many bytes until something happens: those of a small frame or two.
     fn bytes(&mut self) -> u64 {
         self.log(1, 120) - u64::from(self.chance(4))
+    }
+
+    fn frame_end(&mut self) -> FrameEndOp {
+        let bytes = self.rng.random_range(-2..=1);
+        self.pick(&[
+            FrameEndOp::Reset(bytes),
+            FrameEndOp::ResetBack(bytes),
+            FrameEndOp::Hole(bytes),
+            FrameEndOp::HoleBack(bytes),
+            FrameEndOp::Eof(bytes),
+            FrameEndOp::EofBack(bytes),
+        ])
+    }
+
+    fn fail(&mut self) -> FailOp {
+        self.pick(&[
+            FailOp::Dns,
+            FailOp::Io,
+            FailOp::Eof,
+            FailOp::Tls,
+            FailOp::Certificate,
+            FailOp::BadUrl,
+            FailOp::Subprotocol,
+            FailOp::BadUpgrade,
+            FailOp::Protocol,
+            FailOp::TooLarge,
+            FailOp::Provider,
+        ])
     }
 
     /// The number of a message, mostly a new one.
@@ -402,8 +439,9 @@ impl Dealer {
     }
 
     fn status(&mut self) -> HttpStatus {
-        let status =
+        let listed =
             self.pick(&[101, 200, 302, 400, 401, 403, 404, 408, 425, 429, 429, 500, 502, 503, 503]);
+        let status = if self.chance(10) { self.rng.random_range(100..600) } else { listed };
         let retry_after = match self.rng.random_range(0..6) {
             0..3 => None,
             3 => Some(Micros(u64::MAX)),
