@@ -109,6 +109,8 @@ struct Entry {
     /// That evidence is the word of a liar.
     doubtful: bool,
     may_expire: bool,
+    /// It may have been handed back at the end of a drain.
+    may_return: bool,
     /// It is loose for another reason than that.
     otherwise: bool,
     was_cancelled: bool,
@@ -726,7 +728,9 @@ impl Oracle {
     /// At the end of a drain everything left is handed back, or has outlived its time.
     fn return_all(&mut self, surely: bool) {
         for seq in self.possible..self.next {
-            let Some(entry) = self.entry(seq).copied().filter(Entry::is_live) else { continue };
+            let Some(entry) = self.entry_mut(seq).filter(|entry| entry.is_live()) else { continue };
+            entry.may_return = true;
+            let entry = *entry;
             if entry.expires_at.has_passed(self.now) {
                 self.may_expire(seq);
                 self.loosen(seq);
@@ -997,6 +1001,7 @@ impl Oracle {
             proved: false,
             doubtful: false,
             may_expire: false,
+            may_return: false,
             otherwise: false,
             was_cancelled: false,
             was_rejected: false,
@@ -2465,7 +2470,8 @@ impl Oracle {
                     && entry.lonely_deaths >= limits.suspect_limit,
                 Statement::X4,
             ),
-            FailReason::Returned => (self.may_return(), Statement::L5),
+            // Also if that was in a drain of the process before.
+            FailReason::Returned => (entry.may_return || self.may_return(), Statement::L5),
         };
         if !caused {
             let text = format!("{seq} fails for no cause: {reason}");

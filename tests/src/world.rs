@@ -350,7 +350,12 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.witness.op(op);
         if core::mem::take(&mut self.interrupted) {
             self.watch.in_a_drain(&self.client, op);
-            if matches!(op, Op::Pass(_)) && !self.busy {
+            // No driver sleeps before it was told for how long.
+            let sleeps = matches!(
+                op,
+                Op::Pass(_) | Op::Clock(ClockOp::Jump(_)) | Op::Client(ClientOp::Busy)
+            );
+            if sleeps {
                 self.turn();
             }
         }

@@ -313,6 +313,21 @@ fn a_limit_of_time_counts_from_the_first_failure_in_a_row() {
 }
 
 #[test]
+fn what_a_drain_has_handed_back_is_reported_by_the_next_process_if_this_one_dies() {
+    let restored = |deadline: u64, fate: Fate| {
+        let deadline = Instant::from_micros(deadline);
+        let closed = Story::up().push(1).see(Seen::Close { deadline }).later(1_000);
+        let crashed = closed.see(Seen::Snapshot).see(Seen::Crashed);
+        let restored = crashed.see(Seen::Restored { outbox: OutboxId::new(8) }).see(Seen::Start);
+        judge(&restored.failed(1, FailReason::Returned, fate))
+    };
+    assert_eq!(restored(1_000_000, Fate::NotSent), Ok(()));
+    // When it died there was still time.
+    let early = restored(1_000_001, Fate::MaybeDelivered);
+    assert_eq!(early.map_err(|violation| violation.statement), Err(Statement::L5));
+}
+
+#[test]
 fn a_client_that_has_run_out_of_its_time_does_not_dial_again() {
     let failed = |at: u64| {
         let mut story = Story::dialed();
