@@ -44,6 +44,7 @@ const WITH_ACKS: &[Scene] = &[
     drain,
     probing,
     probing,
+    dies_before_it_answers,
 ];
 
 /// The scenes of a seed, and the settings that they need.
@@ -405,6 +406,15 @@ fn overdue(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         ops.push(Op::Peer(PeerOp::NoPongs));
     }
     ops.extend([us(ping_interval.0 + pong_limit.0), Op::Peer(PeerOp::Behave)]);
+}
+
+/// The peer has a message and dies before it answers; when that comes again, it does.
+fn dies_before_it_answers(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    ops.push(Op::Peer(PeerOp::Hold));
+    ops.push(one(dealer, Some(Level::Acked), None));
+    ops.extend([us(1_500), Op::Peer(PeerOp::Crash), Op::Peer(PeerOp::Behave)]);
+    ops.extend([Op::Client(ClientOp::Nudge), us(8_000)]);
 }
 
 /// Things happen while the outbox drains.
