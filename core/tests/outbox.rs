@@ -1132,6 +1132,62 @@ fn a_message_settles_once_whatever_comes_together() {
     }
 }
 
+/// S1: also if the three mean the same message.
+#[test]
+fn evicting_expiring_and_cancelling_in_one_tick_loses_no_message_and_counts_none_twice() {
+    type Cause = fn(&mut World, u64) -> usize;
+    let evict: Cause = |wire, _| {
+        // What has failed keeps its room until it is reported, so there may be nothing to evict.
+        let pushed = wire.outbox.push(wire.now, "new".into(), PushOptions::default());
+        pushed.map_or(0, |pushed| pushed.displaced.len())
+    };
+    let expire: Cause = |wire, _| {
+        wire.event(OutboxEvent::Tick);
+        0
+    };
+    let cancel: Cause = |wire, victim| {
+        wire.cancel(victim);
+        0
+    };
+    let orders = [
+        [evict, expire, cancel],
+        [evict, cancel, expire],
+        [expire, evict, cancel],
+        [expire, cancel, evict],
+        [cancel, evict, expire],
+        [cancel, expire, evict],
+    ];
+    for (order, victim) in orders.into_iter().flat_map(|order| [1, 2, 3].map(|n| (order, n))) {
+        for drains in [false, true] {
+            let config = OutboxConfig {
+                max_messages: 3,
+                window_messages: 3,
+                overflow: Overflow::EvictOldest,
+                ..small()
+            };
+            let mut wire = World::with(config);
+            wire.push_mortal("mortal", SECOND, Received);
+            wire.push("oldest", Received);
+            wire.push_mortal("twin", SECOND, Received);
+            wire.now = wire.now + SECOND;
+            let (mut displaced, mut failed) = (0, 0);
+            for cause in order {
+                displaced += cause(&mut wire, victim);
+                failed += if drains { wire.count_failed() } else { 0 };
+                let stats = wire.outbox.stats();
+                let settled = stats.failed.iter().sum::<u64>() + stats.evicted;
+                assert_eq!(stats.accepted, settled + wire.outbox.queued() as u64);
+            }
+            failed += wire.count_failed();
+            let stats = wire.outbox.stats();
+            assert_eq!(stats.evicted, displaced as u64);
+            let settled = displaced + failed;
+            assert_eq!(stats.accepted as usize, settled + wire.outbox.queued());
+            assert_eq!(wire.outbox.held().messages, wire.outbox.queued());
+        }
+    }
+}
+
 /// H54: a message that was handed over fails as one that may have arrived.
 #[test]
 fn the_fate_tells_what_may_have_arrived() {
@@ -2195,6 +2251,46 @@ fn one_key_pushed_ten_thousand_times_behind_a_live_head_is_one_message() {
         if n == 0 {
             wire.event(OutboxEvent::Paused(wire.attempt));
         }
+    }
+}
+
+/// R1: shortened a thousandfold, for in a minute a million a second are sixty million: of what is
+/// delivered, evicted or cancelled long before its time is over, hardly a slot or timer is left.
+#[test]
+fn a_million_pushes_a_second_that_live_for_a_minute_leave_no_slots_or_timers_behind() {
+    const LIVES: Duration = MILLISECOND.saturating_mul(60);
+    const ROOM: usize = 5_000;
+    let config = OutboxConfig {
+        max_messages: ROOM,
+        window_messages: ROOM,
+        overflow: Overflow::EvictOldest,
+        ..large()
+    };
+    for up in [true, false] {
+        let mut wire = World::with(config.clone());
+        if up {
+            wire.up();
+        }
+        // Three times as long as a message lives.
+        for _ in 0..180 {
+            for n in 0..1_000 {
+                wire.push_mortal("", LIVES, Written);
+                if n % 10 == 0 {
+                    wire.cancel(wire.outbox.next_seq().get() - 1);
+                }
+            }
+            wire.wait(MILLISECOND);
+            let wire_is = if up { Wire::Ready } else { Wire::Blocked };
+            while !matches!(wire.outbox.poll(wire_is), OutboxOutput::WaitUntil(_)) {}
+            wire.flushed();
+            while !matches!(wire.outbox.poll(wire_is), OutboxOutput::WaitUntil(_)) {}
+            let (slots, timers) = wire.outbox.footprint();
+            let held = wire.outbox.held().messages;
+            assert!(held <= ROOM && slots <= 2 * held + 64, "{slots} slots for {held}");
+            assert!(timers <= 2 * held + 64, "{timers} timers for {held}");
+            assert!(!up || held == 0);
+        }
+        assert_eq!(wire.outbox.stats().failed[FailReason::Expired as usize], 0);
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Trap {
     Reset,
     /// What comes behind is lost.
     Hole,
+    /// The stream ends, and nobody has said Close.
+    Eof,
 }
 
 /// What arrived.
@@ -68,6 +70,8 @@ pub enum Arrival {
     Bytes(u64),
     /// A reset, behind all that came before it.
     Reset,
+    /// The end of the stream, behind all that came before it.
+    Eof,
 }
 
 /// One direction of a connection. Positions are bytes since its beginning, times microseconds.
@@ -95,11 +99,15 @@ pub struct Pipe<F> {
     taken: u64,
     left: u64,
     arrived: u64,
+    /// The end of the last frame that was read.
+    read: u64,
     /// Under way: when they arrive, and up to where.
     flights: VecDeque<(u64, u64)>,
     /// When the socket has sent what it is sending.
     free_at: u64,
     trap: Option<(u64, Trap)>,
+    /// A trap that awaits the next frame: how far from the end of that.
+    next_trap: Option<(i8, Trap)>,
     /// Bytes were lost, so nothing behind them will ever be read.
     broken: bool,
 }
@@ -112,9 +120,11 @@ impl<F> Default for Pipe<F> {
             taken: 0,
             left: 0,
             arrived: 0,
+            read: 0,
             flights: VecDeque::new(),
             free_at: 0,
             trap: None,
+            next_trap: None,
             broken: false,
         }
     }
@@ -125,6 +135,9 @@ impl<F> Pipe<F> {
     pub fn write(&mut self, bytes: u64, frame: F) {
         self.written += bytes;
         self.frames.push_back((self.written, frame));
+        if let Some((bytes, trap)) = self.next_trap.take() {
+            self.trap_at_frame_end(bytes, trap);
+        }
     }
 
     /// Bytes that the socket has not taken.
@@ -193,7 +206,11 @@ impl<F> Pipe<F> {
             self.trap = None;
             self.flights.clear();
             self.broken = true;
-            return (trap == Trap::Reset).then_some(Arrival::Reset);
+            return match trap {
+                Trap::Reset => Some(Arrival::Reset),
+                Trap::Hole => None,
+                Trap::Eof => Some(Arrival::Eof),
+            };
         }
         self.flights.pop_front();
         let bytes = upto - self.arrived;
@@ -207,7 +224,19 @@ impl<F> Pipe<F> {
         if *end > self.arrived {
             return None;
         }
-        self.frames.pop_front().map(|(_, frame)| frame)
+        let (end, frame) = self.frames.pop_front()?;
+        self.read = end;
+        Some(frame)
+    }
+
+    /// Frames that were written and not read.
+    pub fn frames(&self) -> impl Iterator<Item = &F> {
+        self.frames.iter().map(|(_, frame)| frame)
+    }
+
+    /// Whether a part of a frame has arrived.
+    pub fn is_in_a_frame(&self) -> bool {
+        self.arrived > self.read
     }
 
     /// Sets a trap so many bytes behind what has arrived.
@@ -215,9 +244,66 @@ impl<F> Pipe<F> {
         self.trap = Some((self.arrived.saturating_add(bytes), trap));
     }
 
+    /// Sets a trap so many bytes from the end of the next frame, which may be yet to come.
+    pub fn trap_at_frame_end(&mut self, bytes: i8, trap: Trap) {
+        match self.frames.front() {
+            Some((end, _)) => {
+                let at = end.saturating_add_signed(bytes.into()).max(self.arrived);
+                self.trap = Some((at, trap));
+            }
+            None => self.next_trap = Some((bytes, trap)),
+        }
+    }
+
     /// Whether everything that is written arrives if the weather is fair: no byte was lost, and none
     /// is going to be.
     pub fn is_whole(&self) -> bool {
-        !self.broken && self.trap.is_none()
+        !self.broken && self.trap.is_none() && self.next_trap.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends frames of ten bytes, byte by byte; says which came, and what came of the trap.
+    fn arrivals(pipe: &mut Pipe<u64>) -> (Vec<u64>, Option<Arrival>) {
+        let weather = Weather { chunk: 1, ..Weather::default() };
+        (1..=3).for_each(|frame| pipe.write(10, frame));
+        pipe.take(&weather);
+        pipe.depart(0, &weather);
+        let mut frames = Vec::new();
+        while let Some(arrival) = pipe.arrive(u64::MAX) {
+            if !matches!(arrival, Arrival::Bytes(_)) {
+                return (frames, Some(arrival));
+            }
+            frames.extend(core::iter::from_fn(|| pipe.read()));
+        }
+        (frames, None)
+    }
+
+    #[test]
+    fn a_trap_is_as_far_from_the_end_of_the_next_frame_as_was_said() {
+        for (bytes, whole) in [(-1, 0), (0, 1), (9, 1), (10, 2)] {
+            for (trap, end) in [
+                (Trap::Eof, Some(Arrival::Eof)),
+                (Trap::Reset, Some(Arrival::Reset)),
+                (Trap::Hole, None),
+            ] {
+                let mut pipe = Pipe::default();
+                pipe.trap_at_frame_end(bytes, trap);
+                assert!(!pipe.is_whole());
+                assert_eq!(arrivals(&mut pipe), ((1..=whole).collect(), end), "{bytes} {trap:?}");
+                assert!(!pipe.is_whole());
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_frame_may_be_on_its_way_already() {
+        let mut pipe = Pipe::default();
+        pipe.write(10, 0);
+        pipe.trap_at_frame_end(1, Trap::Eof);
+        assert_eq!(arrivals(&mut pipe), (vec![0], Some(Arrival::Eof)));
     }
 }

@@ -6,6 +6,7 @@
 //!   another attempt. `Tick` is the clock being looked at.
 //! - an **edge** of the machines' [pictures](crate::diagram): a step from one state to another.
 //! - a **rare** conjunction, such as a link that is lost in the middle of a replay: see [`Rare`].
+//! - a **loss**: a kind of end of an attempt, as the client counts it.
 //!
 //! Some cells and edges cannot be reached where the machines live in a client. Each is
 //! [listed](Mark::impossible) with the reason, and a run that reaches one all the same has failed. So
@@ -18,14 +19,17 @@ use std::sync::LazyLock;
 
 use bowline_core::{
     Ack, Attempt, Client, ClientConfig, ConnectionEvent, ConnectionState, Dialect, Event,
-    FailReason, Fate, Instant, Loss, Nack, OutboxEvent, OutboxStats, Overflow, Ping, Refused, Seq,
-    Signal, Snapshot, StopReason, Timer,
+    FailReason, Fate, Instant, Loss, Nack, OutboxEvent, OutboxOutput, OutboxStats, Overflow, Ping,
+    Refused, Seq, Signal, Snapshot, StopReason, Timer, Wire,
 };
 use rand_core::Rng;
 
-use crate::diagram::{
-    self, CONNECTION_EVENTS, CONNECTION_STATES, Edges, OUTBOX_EVENTS, OUTBOX_STATES,
-    connection_event_place, connection_state_place, outbox_event_place, outbox_state_place,
+use crate::{
+    diagram::{
+        self, CONNECTION_EVENTS, CONNECTION_STATES, Edges, OUTBOX_EVENTS, OUTBOX_STATES,
+        connection_event_place, connection_state_place, outbox_event_place, outbox_state_place,
+    },
+    op::{ClientOp, Op},
 };
 
 /// One place that a run can pass.
@@ -164,6 +168,36 @@ rare! {
     CancelledMaybeDelivered,
     /// A message failed because connections died with it.
     SuspectedMaybeDelivered,
+    /// `Stop` came in the middle of a drain, with a message left to hand over.
+    StopBetweenTwoSends,
+    /// `Close` came in the middle of a drain, with a message left to hand over.
+    CloseBetweenTwoSends,
+    /// A message was cancelled in the middle of a drain, with a message left to hand over.
+    CancelBetweenTwoSends,
+    /// The process died in the middle of a drain, with a message left to hand over.
+    CrashBetweenTwoSends,
+    /// `Stop` came with no room left in the queue, on a wire that was blocked.
+    StopWithAFullQueueAndABlockedWire,
+    /// The stream ended in the middle of a frame.
+    EofInAFrame,
+    /// The connection was reset in the middle of a frame.
+    ResetInAFrame,
+    /// The stream ended, or the connection was reset, right behind a frame.
+    EndBehindAFrame,
+    /// The peer died when an ack of its had not reached the client.
+    AckThenCrash,
+    /// The peer acknowledged a message that it had when it died, and had not answered then.
+    CrashThenAck,
+    /// An ack settled a message behind one that was refused for the moment, in the pause after that.
+    AckBehindANack,
+    /// A beat of the dialect went.
+    Beat,
+    /// A beat of the dialect went on a link with messages in flight and others behind them.
+    BeatInABatch,
+    /// A link came up on a transport that cannot ping.
+    UpWithoutPings,
+    /// An answer was overdue on a transport that cannot ping.
+    OverdueWithoutPings,
     /// A drain returned a message that was never sent.
     ReturnedNotSent,
     /// A drain returned a message that was sent.
@@ -179,6 +213,7 @@ const OUTBOX_STALE: usize = OUTBOX_EVENTS.len();
 
 const OUTBOX_CELLS: usize = CONNECTION_STATES.len() * CONNECTION_COLUMNS;
 const RARE: usize = OUTBOX_CELLS + OUTBOX_STATES.len() * OUTBOX_COLUMNS;
+const LOSSES: usize = RARE + Rare::ALL.len();
 
 /// Why the event never reaches the connection in the state.
 fn impossible_for_connection(state: &str, event: &str) -> Option<&'static str> {
@@ -275,6 +310,9 @@ impl Book {
         for (rare, about) in Rare::ALL {
             marks.push(Mark { name: format!("{rare:?}"), about: about.trim(), impossible: None });
         }
+        for kind in Loss::KINDS {
+            marks.push(Mark { name: format!("Loss: {kind}"), about: "", impossible: None });
+        }
         let mut steps = |machine: &str,
                          edges: &Edges,
                          states: &[&str],
@@ -321,7 +359,7 @@ impl Book {
     }
 }
 
-/// All marks, in a fixed order: cells, rare conjunctions, edges.
+/// All marks, in a fixed order: cells, rare conjunctions, losses, edges.
 pub fn list() -> &'static [Mark] {
     &BOOK.marks
 }
@@ -393,6 +431,7 @@ const O_DOWN: usize = outbox_event_place(OutboxEvent::Down { accused: false });
 const O_TICK: usize = outbox_event_place(OutboxEvent::Tick);
 /// The place of the state `Down` of the outbox.
 const DOWN: usize = 0;
+const UP: usize = 3;
 const WAITING: usize = 5;
 const STOPPED: usize = 7;
 const SUSPECT: usize = 4;
@@ -443,6 +482,8 @@ pub(crate) struct Watch {
     cleared: bool,
     delivered: bool,
     expired: bool,
+    /// The wire was blocked at the end of the last drain.
+    blocked: bool,
     fault: Option<String>,
 }
 
@@ -468,6 +509,7 @@ impl Watch {
             cleared: false,
             delivered: false,
             expired: false,
+            blocked: false,
             fault: None,
         }
     }
@@ -599,6 +641,9 @@ impl Watch {
                 let outbox = client.outbox();
                 self.rare_if(outbox.in_flight().messages > 0, Rare::StopWithMessagesInFlight);
                 self.rare_if(outbox.is_closed() && !outbox.is_settled(), Rare::StopInADrain);
+                let full = outbox.held().messages == outbox.config().max_messages;
+                let stuck = self.blocked && self.outbox != DOWN;
+                self.rare_if(full && stuck, Rare::StopWithAFullQueueAndABlockedWire);
                 self.connection(client, C::Stop);
             }
             Event::Cancel(seq) => {
@@ -685,6 +730,8 @@ impl Watch {
             self.rare_if(settles && self.cleared, Rare::AckAfterSuspicion);
             let out_of_order = settles && client.outbox().watermark() == before.head;
             self.rare_if(out_of_order, Rare::AckOutOfOrder);
+            let held = OUTBOX_STATES[before.outbox] == "Held";
+            self.rare_if(out_of_order && held, Rare::AckBehindANack);
             let progress = before.suspected.is_some_and(|seq| seq < client.outbox().watermark());
             self.rare_if(settles && progress, Rare::SuspectedAndDelivered);
         }
@@ -792,8 +839,11 @@ impl Watch {
         self.pings
     }
 
-    pub(crate) fn wire_blocked(&mut self) {
-        self.rare_if(self.connection == SUSPECT, Rare::BlockedWhileSuspect);
+    /// The wire as it was when the drain was over.
+    pub(crate) fn wire(&mut self, wire: Wire) {
+        self.blocked = wire == Wire::Blocked;
+        let suspect = self.connection == SUSPECT;
+        self.rare_if(self.blocked && suspect, Rare::BlockedWhileSuspect);
     }
 
     pub(crate) fn displaced(&mut self, head: Seq, seq: Seq, coalesced: bool) {
@@ -841,6 +891,46 @@ impl Watch {
         self.expired |= reason == FailReason::Expired;
     }
 
+    /// This op comes in the middle of a drain.
+    pub(crate) fn in_a_drain<D: Dialect, R: Rng>(&mut self, client: &Client<D, R>, op: &Op) {
+        let mark = match op {
+            Op::Client(ClientOp::Stop) => Rare::StopBetweenTwoSends,
+            Op::Client(ClientOp::Close(_)) => Rare::CloseBetweenTwoSends,
+            Op::Client(ClientOp::Cancel(_)) => Rare::CancelBetweenTwoSends,
+            Op::Client(ClientOp::Crash) => Rare::CrashBetweenTwoSends,
+            _ => return,
+        };
+        let next = client.outbox().clone().poll(Wire::Ready);
+        self.rare_if(matches!(next, OutboxOutput::Transmit { .. }), mark);
+    }
+
+    /// A beat is sent.
+    pub(crate) fn beat<D: Dialect, R: Rng>(&mut self, client: &Client<D, R>) {
+        self.rare(Rare::Beat);
+        let outbox = client.outbox();
+        let batch = outbox.in_flight().messages > 0 && outbox.queued() > 0;
+        self.rare_if(batch, Rare::BeatInABatch);
+    }
+
+    /// The connection broke in the middle of a frame, or behind one.
+    pub(crate) fn broke(&mut self, loss: Loss, in_a_frame: bool) {
+        self.rare(match (loss, in_a_frame) {
+            (Loss::Eof, true) => Rare::EofInAFrame,
+            (_, true) => Rare::ResetInAFrame,
+            (_, false) => Rare::EndBehindAFrame,
+        });
+    }
+
+    /// The peer's process dies: whether an ack of its is under way.
+    pub(crate) fn peer_dies(&mut self, acks: bool) {
+        self.rare_if(acks, Rare::AckThenCrash);
+    }
+
+    /// The peer takes a message that it had when it died: whether it acknowledges that.
+    pub(crate) fn answered_after_death(&mut self, acks: bool) {
+        self.rare_if(acks, Rare::CrashThenAck);
+    }
+
     /// A drain is over.
     pub(crate) fn drained(&mut self) {
         self.rare_if(self.delivered && self.expired, Rare::DeliveredAndExpiredInOneDrain);
@@ -850,6 +940,9 @@ impl Watch {
 
     /// The life of a client ends: its machines have counted as many stale events as were said.
     pub(crate) fn end<D: Dialect, R: Rng>(&mut self, client: &Client<D, R>) {
+        for (kind, count) in client.connection().stats().losses.iter().enumerate() {
+            self.counts.0[LOSSES + kind] += *count;
+        }
         let counted = (client.connection().stats().stale, client.outbox().stats().stale);
         if counted != self.stale {
             let text = format!("the machines counted {counted:?} stale events of {:?}", self.stale);
@@ -964,6 +1057,8 @@ impl Watch {
                 &CONNECTION_EVENTS,
             ),
         }
+        let overdue = loss == Some(Loss::Overdue) && matches!(from, UP | SUSPECT);
+        self.rare_if(overdue && !client.outbox().config().can_ping, Rare::OverdueWithoutPings);
         if let ConnectionState::Stopped { reason } = client.connection().state() {
             self.rare_if(matches!(reason, StopReason::GaveUp(_)), Rare::GaveUp);
             self.rare_if(matches!(reason, StopReason::Fatal(_)), Rare::Fatal);
@@ -1011,6 +1106,7 @@ impl Watch {
             self.told = Attempt::NONE;
         } else if from == DOWN {
             self.told = client.connection().attempt();
+            self.rare_if(!outbox.config().can_ping, Rare::UpWithoutPings);
             let backlog = outbox.queued() > 0 && outbox.watermark() <= self.ever_sent;
             self.backlog_to = if backlog { self.ever_sent } else { Seq::new(0) };
             self.sent = Seq::new(0);

@@ -84,7 +84,8 @@ macro_rules! ops {
 }
 
 ops! {
-    /// What the network does. All but `cut`, `eof` and the four `after`s last until `heal`.
+    /// What the network does. All but `cut`, `eof`, `fail`, the `after`s and `frame-end` last until
+    /// `heal`.
     LinkOp {
         /// The connection is reset: what is under way is lost, both ends see an I/O error.
         Cut = "cut",
@@ -98,6 +99,12 @@ ops! {
         HoleAfter(u64) = "hole-after",
         /// After so many more bytes, nothing that the peer sends arrives.
         HoleBackAfter(u64) = "hole-back-after",
+        /// The peer's end goes away without a Close when so many more bytes have reached it.
+        EofAfter(u64) = "eof-after",
+        /// The stream ends without a Close when so many more bytes have reached the client.
+        EofBackAfter(u64) = "eof-back-after",
+        /// One of these, at the end of the next frame.
+        FrameEnd(FrameEndOp) = "frame-end",
         /// No byte leaves the client's socket, so its buffer fills.
         Stall = "stall",
         /// No byte leaves the peer's socket.
@@ -116,6 +123,8 @@ ops! {
         Buffer(u64) = "buffer",
         /// Dials are refused.
         Refuse = "refuse",
+        /// The connection that is open ends in this way, or else the next dial.
+        Fail(FailOp) = "fail",
         /// Dials are not answered.
         Hang = "hang",
         /// How long a dial takes.
@@ -124,6 +133,52 @@ ops! {
         Linger = "linger",
         /// The network works: no stall, no silence, no limit.
         Heal = "heal",
+    }
+}
+
+ops! {
+    /// What happens so many bytes behind the end of the next frame, or before it if that is negative.
+    FrameEndOp {
+        /// The connection is reset, in the frame to the peer.
+        Reset(i8) = "reset",
+        /// The connection is reset, in the frame to the client.
+        ResetBack(i8) = "reset-back",
+        /// Nothing that comes behind arrives at the peer.
+        Hole(i8) = "hole",
+        /// Nothing that comes behind arrives at the client.
+        HoleBack(i8) = "hole-back",
+        /// The peer's end goes away without a Close.
+        Eof(i8) = "eof",
+        /// The stream to the client ends without a Close.
+        EofBack(i8) = "eof-back",
+    }
+}
+
+ops! {
+    /// How a dial fails, or a connection, other than by what the peer says.
+    FailOp {
+        /// The name is not resolved.
+        Dns = "dns",
+        /// The connection breaks.
+        Io = "io",
+        /// The stream ends.
+        Eof = "eof",
+        /// There is no secure channel.
+        Tls = "tls",
+        /// The certificate is refused.
+        Certificate = "certificate",
+        /// The URL cannot be dialed.
+        BadUrl = "bad-url",
+        /// No subprotocol is agreed on.
+        Subprotocol = "subprotocol",
+        /// The answer to the upgrade is not valid.
+        BadUpgrade = "bad-upgrade",
+        /// The peer breaks the WebSocket protocol.
+        Protocol = "protocol",
+        /// It sends more than may be.
+        TooLarge = "too-large",
+        /// The request provider fails.
+        Provider = "provider",
     }
 }
 
@@ -244,6 +299,9 @@ ops! {
         Resume = "resume",
         /// The driver does not run until the next `pass` is over.
         Busy = "busy",
+        /// The next drain that comes to so many outputs is interrupted behind them: that is the end of
+        /// the op, and the driver goes on when the next one has happened.
+        HalfDrain(u64) = "half-drain",
         /// A tick that nothing asked for.
         Tick = "tick",
     }
@@ -267,27 +325,37 @@ ops! {
     /// An event of an attempt that is over, or one that comes once too often.
     StaleOp {
         /// An upgrade succeeds that nobody waits for any more.
-        Opened = "opened",
+        Opened(Which) = "opened",
         /// The attempt that is open is opened again.
         OpenedTwice = "opened-twice",
         /// Bytes come.
-        Heard = "heard",
+        Heard(Which) = "heard",
         /// Bytes are taken.
-        Took = "took",
+        Took(Which) = "took",
         /// Everything is flushed.
-        Flushed = "flushed",
+        Flushed(Which) = "flushed",
         /// Reading stops.
-        Paused = "paused",
+        Paused(Which) = "paused",
         /// Reading goes on.
-        Resumed = "resumed",
+        Resumed(Which) = "resumed",
         /// The connection is lost.
-        Lost = "lost",
+        Lost(Which) = "lost",
         /// A pong comes on an old attempt, to the newest ping of the new one.
-        Pong = "pong",
+        Pong(Which) = "pong",
         /// The pong to the last ping of an old attempt comes on the new one.
         Echo = "echo",
         /// The newest ack comes again, on an old attempt.
-        Ack = "ack",
+        Ack(Which) = "ack",
+    }
+}
+
+ops! {
+    /// The attempt that an event is too late for.
+    Which {
+        /// The one before the newest.
+        Before = "before",
+        /// The newest, where it is over or the event comes too early for it; else the one before.
+        Newest = "newest",
     }
 }
 
@@ -558,6 +626,8 @@ impl Op {
                 | LinkOp::ResetBackAfter(number)
                 | LinkOp::HoleAfter(number)
                 | LinkOp::HoleBackAfter(number)
+                | LinkOp::EofAfter(number)
+                | LinkOp::EofBackAfter(number)
                 | LinkOp::Delay(Micros(number))
                 | LinkOp::Bandwidth(number)
                 | LinkOp::Chunk(number)
@@ -571,7 +641,11 @@ impl Op {
                 | PeerOp::Accuse(number)
                 | PeerOp::Refuse(RefuseOp::RetryAfter(Micros(number))),
             )
-            | Self::Client(ClientOp::Cancel(number) | ClientOp::Close(Micros(number)))
+            | Self::Client(
+                ClientOp::Cancel(number)
+                | ClientOp::HalfDrain(number)
+                | ClientOp::Close(Micros(number)),
+            )
             | Self::Clock(ClockOp::Back(Micros(number)) | ClockOp::Jump(Micros(number))) => {
                 Some(number)
             }

@@ -96,6 +96,8 @@ struct Entry {
     /// That evidence is the word of a liar.
     doubtful: bool,
     may_expire: bool,
+    /// It may have been handed back at the end of a drain.
+    may_return: bool,
     /// It is loose for another reason than that.
     otherwise: bool,
     was_cancelled: bool,
@@ -398,12 +400,14 @@ pub struct Oracle {
     due: Option<Due>,
     been_up: bool,
     ever_ponged: bool,
-    /// Failures in a row, at least and at most, and when the first of them was, at the earliest.
+    /// Failures in a row, at least and at most, and when the first of them was, at the earliest and
+    /// at the latest.
     failures: (u32, u32),
-    failing_since: Instant,
+    failing_since: (Instant, Instant),
     /// `Renew` verdicts in a row, at least and at most.
     renewals: (u32, u32),
-    /// Delays as parts of the longest: how many, and their sum.
+    /// Delays that ended in a dial: how many; and how many would be expected in the time that was
+    /// waited, also for those that did not.
     drawn: (u32, f64),
     /// The next nudge takes effect then, at the earliest.
     nudge_free_at: Instant,
@@ -467,7 +471,7 @@ impl Oracle {
             been_up: false,
             ever_ponged: false,
             failures: (0, 0),
-            failing_since: Instant::ZERO,
+            failing_since: (Instant::ZERO, Instant::ZERO),
             renewals: (0, 0),
             drawn: (0, 0.0),
             nudge_free_at: Instant::ZERO,
@@ -714,7 +718,9 @@ impl Oracle {
     /// At the end of a drain everything left is handed back, or has outlived its time.
     fn return_all(&mut self, surely: bool) {
         for seq in self.possible..self.next {
-            let Some(entry) = self.entry(seq).copied().filter(Entry::is_live) else { continue };
+            let Some(entry) = self.entry_mut(seq).filter(|entry| entry.is_live()) else { continue };
+            entry.may_return = true;
+            let entry = *entry;
             if entry.expires_at.has_passed(self.now) {
                 self.may_expire(seq);
                 self.loosen(seq);
@@ -985,6 +991,7 @@ impl Oracle {
             proved: false,
             doubtful: false,
             may_expire: false,
+            may_return: false,
             otherwise: false,
             was_cancelled: false,
             was_rejected: false,
@@ -1095,6 +1102,7 @@ impl Oracle {
             next: 1,
             sent_to: 0,
         });
+        self.waited();
         let mut next = Self::new(self.rules.clone());
         next.outboxes = core::mem::take(&mut self.outboxes);
         next.outboxes.push(outbox);
@@ -1657,7 +1665,10 @@ impl Oracle {
             }
         }
         if self.failures.1 == 0 {
-            self.failing_since = from;
+            self.failing_since.0 = from;
+        }
+        if self.failures.0 == 0 {
+            self.failing_since.1 = self.now;
         }
         self.failures = (self.failures.0.saturating_add(1), self.failures.1.saturating_add(1));
         self.due = Some(self.due_after(&losses, from));
@@ -1751,13 +1762,17 @@ impl Oracle {
             due.nudgeable |= theirs_low == Duration::ZERO;
             due.earliest = due.earliest.min(from + low.max(theirs_low));
             due.latest = due.latest.max(self.now + high.max(theirs_high));
-            if backoff.jitter == Jitter::Full && verdict == Verdict::Retry && from == self.now {
+            // Where a delay that is too long is the end, those that are waited for are not drawn evenly.
+            let evenly = backoff.jitter == Jitter::Full && config.max_elapsed.is_none();
+            if evenly && verdict == Verdict::Retry && from == self.now {
                 due.drawn = Some((from, backoff.ceiling(few)));
             }
         }
         self.renewals = renewals.unwrap_or((0, 0));
-        let too_late = |max| due.latest > self.failing_since + max;
-        due.may_stop |= config.max_elapsed.is_some_and(too_late);
+        if let Some(max) = config.max_elapsed {
+            due.may_stop |= due.latest > self.failing_since.0 + max;
+            due.must_stop |= due.earliest > self.failing_since.1 + max;
+        }
         due.must_stop |= ends && !losses.is_empty();
         due
     }
@@ -1854,10 +1869,12 @@ impl Oracle {
 
     /// `Start` was said then, and it may have given up before.
     fn may_start_over(&mut self, at: Instant) {
+        if self.due.is_some_and(|due| due.may_stop) {
+            self.waited();
+        }
         if let Some(due) = self.due.as_mut().filter(|due| due.may_stop) {
             due.earliest = due.earliest.min(at);
             due.must_stop = false;
-            due.drawn = None;
             self.run = Run::Unsure;
             self.failures.0 = 0;
             self.renewals.0 = 0;
@@ -1893,6 +1910,7 @@ impl Oracle {
     /// The connection was told to stop.
     fn stops(&mut self) {
         let by = self.now + self.rules.config.connection.close_limit;
+        self.waited();
         self.due = None;
         match self.link.phase {
             LinkPhase::Up => {
@@ -1925,9 +1943,11 @@ impl Oracle {
 
     /// The next dial may have been shortened by a nudge that was said then.
     fn nudged(&mut self, at: Instant) {
+        if self.due.is_some_and(|due| due.nudgeable) {
+            self.waited();
+        }
         if let Some(due) = self.due.as_mut().filter(|due| due.nudgeable) {
             due.earliest = due.earliest.min(at);
-            due.drawn = None;
             due.nudged_at.get_or_insert(at);
         }
     }
@@ -1991,7 +2011,7 @@ impl Oracle {
                 return Err(self.violation(statement, text));
             }
             self.judge_nudge(a, due)?;
-            self.judge_draw(a, due)?;
+            self.judge_draw(a)?;
         }
         self.run = Run::Running;
         self.due = None;
@@ -2021,7 +2041,7 @@ impl Oracle {
         let skipped = last - self.link.attempt.get();
         if skipped > 0 {
             if self.failures.1 == 0 {
-                self.failing_since = Instant::ZERO;
+                self.failing_since.0 = Instant::ZERO;
             }
             let more = u32::try_from(skipped).unwrap_or(u32::MAX);
             self.failures.1 = self.failures.1.saturating_add(more);
@@ -2043,22 +2063,35 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether the delays so far can be chance: with a fair generator each is evenly drawn from
-    /// zero to its longest, and the sum of n such parts is below s with a chance of at most sⁿ/n!.
-    fn judge_draw(&mut self, a: Attempt, due: Due) -> Judged {
-        let Some((from, longest)) = due.drawn.filter(|_| self.rules.fair) else { return Ok(()) };
-        let part = self.now.since(from).as_secs_f64() / longest.as_secs_f64();
+    /// Whether the delays so far can be chance. With a fair generator each is evenly drawn from zero
+    /// to its longest, so of those that are not over after the part p of that, −ln(1 − p) have been
+    /// expected to end in a dial. That counts for what is cut short too, or short delays, which are
+    /// not, would seem to be all there are. Of dials of which s are expected there are n or more with
+    /// a chance of at most sⁿ/n!.
+    fn judge_draw(&mut self, a: Attempt) -> Judged {
+        if !self.waited() || !self.rules.fair {
+            return Ok(());
+        }
         self.drawn.0 += 1;
-        self.drawn.1 += part.min(1.0);
         let (n, sum) = (f64::from(self.drawn.0), self.drawn.1.max(f64::MIN_POSITIVE));
         // Stirling's lower bound of n!.
         let log_factorial = n * n.ln() - n;
         let log_chance = n * sum.ln() - log_factorial;
-        if self.drawn.0 >= 16 && log_chance < -34.5 {
-            let text = format!("dials {a}: {n} delays are {:.4} of the longest", sum / n);
+        if sum < n && self.drawn.0 >= 16 && log_chance < -34.5 {
+            let text = format!("dials {a}: {n} delays, and {sum:.2} are to be expected");
             return Err(self.violation(Statement::R2, text));
         }
         Ok(())
+    }
+
+    /// A delay that was drawn is waited for no longer; says whether there was one.
+    fn waited(&mut self) -> bool {
+        let drawn = self.due.as_mut().and_then(|due| due.drawn.take());
+        if let Some((from, longest)) = drawn {
+            let part = self.now.since(from).as_secs_f64() / longest.as_secs_f64();
+            self.drawn.1 -= (-part.min(1.0)).ln_1p().max(-100.0);
+        }
+        drawn.is_some()
     }
 
     fn sends(&mut self, a: Attempt, content: Content, wire: Wire) -> Judged {
@@ -2290,9 +2323,9 @@ impl Oracle {
             self.replaces(a, "aborts")?;
             self.skip_to(a.get());
             self.link = Link { phase: LinkPhase::Over, ..Link::new(a, self.now) };
+            self.waited();
             if let Some(due) = &mut self.due {
                 due.latest = Instant::NEVER;
-                due.drawn = None;
                 due.may_stop = true;
             }
             return Ok(());
@@ -2437,7 +2470,8 @@ impl Oracle {
                     && entry.lonely_deaths >= limits.suspect_limit,
                 Statement::X4,
             ),
-            FailReason::Returned => (self.may_return(), Statement::L5),
+            // Also if that was in a drain of the process before.
+            FailReason::Returned => (entry.may_return || self.may_return(), Statement::L5),
         };
         if !caused {
             let text = format!("{seq} fails for no cause: {reason}");
@@ -2494,6 +2528,7 @@ impl Oracle {
                     return Err(self.violation(Statement::X5, text));
                 }
                 self.run = Run::Stopped;
+                self.waited();
                 self.due = None;
                 self.link.phase = LinkPhase::Over;
                 self.relay();

@@ -11,10 +11,11 @@
 //! [`Numbered`] and keeps an [`Inbox`].
 
 use core::time::Duration;
+use std::collections::HashMap;
 
 use bowline_core::{
-    Ack, Batch, Body, Dialect, Greeting, Inbox, InboxConfig, Lane, Level, MessageId, Nack, Offer,
-    Opened, OutboxId, Plain, Refusal, Seq, Sink,
+    Ack, Batch, Beat, Body, Dialect, Greeting, Inbox, InboxConfig, Lane, Level, MessageId, Nack,
+    Offer, Opened, OutboxId, Plain, Refusal, Seq, Sink,
     numbered::{self, Json, Messages, Numbered, NumberedConfig},
 };
 
@@ -263,10 +264,12 @@ fn static_frame(letter: &'static [u8]) -> Body {
 }
 
 /// A server that answers each message of level `Acked` in its turn. Behind one that it refuses for
-/// the moment it refuses everything, until the sender has gone back.
+/// the moment it refuses everything, until the sender has gone back; unless it
+/// [takes gaps](Self::takes_gaps).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PositionalPeer {
     greets: bool,
+    takes_gaps: bool,
     /// The messages that were refused since the sender last went back. It has gone back when one of
     /// them comes again.
     refusing: Vec<u64>,
@@ -278,6 +281,12 @@ impl PositionalPeer {
     /// A server that awaits a greeting, or not.
     pub fn new(greets: bool) -> Self {
         Self { greets, ..Self::default() }
+    }
+
+    /// Whether it takes what comes behind a message that it has refused for the moment.
+    #[must_use]
+    pub fn takes_gaps(self, takes_gaps: bool) -> Self {
+        Self { takes_gaps, ..self }
     }
 }
 
@@ -308,6 +317,10 @@ impl Peer for PositionalPeer {
         }
     }
 
+    fn refuses_gaps(&self) -> bool {
+        !self.takes_gaps
+    }
+
     fn take(&mut self, frame: &Body, desk: &mut Desk) {
         match frame.as_bytes().as_ref() {
             b"hello" => return desk.answer(static_frame(WELCOME)),
@@ -334,7 +347,9 @@ impl Peer for PositionalPeer {
                 }
             }
             Some(Nack::Transient) => {
-                self.refusing.push(message);
+                if !self.takes_gaps {
+                    self.refusing.push(message);
+                }
                 desk.answer(static_frame(b"n"));
             }
             Some(Nack::Permanent) => {
@@ -375,12 +390,14 @@ impl Peer for PositionalPeer {
 // ---- Named --------------------------------------------------------------------------------------
 
 /// A dialect in which an answer is a list of letters with a number: `o` is an ack of that one, `u`
-/// of all up to it, `g` refuses it for the moment with all that was sent behind it, `r` refuses it
-/// for good. It greets, and is refused, as [`Positional`] does.
+/// of all up to it, `g` refuses it for the moment with all that was sent behind it, `n` alone, `r`
+/// refuses it for good with all behind it, `x` alone. It greets, and is refused, as [`Positional`] does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Named {
     /// Whether it greets.
     pub greets: bool,
+    /// How often it sends a `beat` of its own, if it does.
+    pub beat: Option<Duration>,
 }
 
 const NAME: usize = 24;
@@ -441,28 +458,50 @@ impl Dialect for Named {
                 b'o' => sink.ack(Ack::OneOf(id)),
                 b'u' => sink.ack(Ack::UpToOf(id)),
                 b'g' => sink.nack_from(id, Nack::Transient),
+                b'n' => sink.nack(Ack::OneOf(id), Nack::Transient),
                 b'r' => sink.nack_from(id, Nack::Permanent),
+                b'x' => sink.nack(Ack::OneOf(id), Nack::Permanent),
                 _ => sink.violation(),
             }
         }
     }
+
+    fn beat(&mut self) -> Option<Beat> {
+        self.beat.map(|interval| Beat { interval, body: static_frame(b"beat") })
+    }
 }
 
 /// A server that answers messages by name: one in two for itself, the others up to it. Behind one
-/// that it refuses it drops everything, until the sender has gone back.
+/// that it refuses it drops everything, until the sender has gone back; unless it
+/// [takes gaps](Self::takes_gaps).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedPeer {
     greets: bool,
+    beat: Option<Duration>,
     inbox: Inbox,
     lane: Lane,
     newest: Option<MessageId>,
+    /// Instead of the inbox, if it takes gaps: whether it took a message, or has refused it for good.
+    answered: Option<HashMap<MessageId, bool>>,
 }
 
 impl NamedPeer {
     /// A server that awaits a greeting, or not.
     pub fn new(greets: bool) -> Self {
         let mut inbox = fresh_inbox();
-        Self { greets, lane: inbox.connect(), inbox, newest: None }
+        Self { greets, beat: None, lane: inbox.connect(), inbox, newest: None, answered: None }
+    }
+
+    /// How often the client sends a beat, if it does.
+    #[must_use]
+    pub fn beats(self, beat: Option<Duration>) -> Self {
+        Self { beat, ..self }
+    }
+
+    /// Whether it takes what comes behind a message that it has refused for the moment.
+    #[must_use]
+    pub fn takes_gaps(self, takes_gaps: bool) -> Self {
+        Self { answered: takes_gaps.then(HashMap::new), ..self }
     }
 }
 
@@ -480,7 +519,7 @@ impl Peer for NamedPeer {
     type Dialect = Named;
 
     fn dialect(&self) -> Named {
-        Named { greets: self.greets }
+        Named { greets: self.greets, beat: self.beat }
     }
 
     fn body(&self, message: u64, bytes: usize, level: Level) -> Body {
@@ -499,6 +538,10 @@ impl Peer for NamedPeer {
         messages.extend(u64_at(frame.as_bytes(), NAME + 8));
     }
 
+    fn refuses_gaps(&self) -> bool {
+        self.answered.is_none()
+    }
+
     fn take(&mut self, frame: &Body, desk: &mut Desk) {
         let bytes = frame.as_bytes();
         if bytes.as_ref() == b"hello" {
@@ -510,6 +553,27 @@ impl Peer for NamedPeer {
             return;
         };
         self.newest = Some(id);
+        if let Some(answered) = &mut self.answered {
+            let known = answered.get(&id).copied();
+            let refused = match known {
+                None => desk.judge(),
+                Some(took) => (!took).then_some(Nack::Permanent),
+            };
+            return match refused {
+                None => {
+                    if known.is_none() {
+                        answered.insert(id, true);
+                        desk.processed(message);
+                    }
+                    desk.ack(named(b'o', id));
+                }
+                Some(Nack::Transient) => desk.answer(named(b'n', id)),
+                Some(Nack::Permanent) => {
+                    answered.insert(id, false);
+                    desk.answer(named(b'x', id));
+                }
+            };
+        }
         let news = desk.processed.len();
         offer(&mut self.inbox, self.lane, id, Seq::new(base), message, desk);
         let is_new = desk.processed.len() > news;
@@ -544,9 +608,11 @@ impl Peer for NamedPeer {
     }
 
     fn denial(&self, nack: Nack) -> Option<Body> {
-        let letter = match nack {
-            Nack::Transient => b'g',
-            Nack::Permanent => b'r',
+        let letter = match (nack, self.answered.is_some()) {
+            (Nack::Transient, false) => b'g',
+            (Nack::Permanent, false) => b'r',
+            (Nack::Transient, true) => b'n',
+            (Nack::Permanent, true) => b'x',
         };
         self.newest.map(|id| named(letter, id))
     }
@@ -554,6 +620,9 @@ impl Peer for NamedPeer {
     fn forget(&mut self) {
         self.inbox = fresh_inbox();
         self.lane = self.inbox.connect();
+        if let Some(answered) = &mut self.answered {
+            answered.clear();
+        }
     }
 }
 

@@ -110,7 +110,8 @@ pub fn check_trace<P: Peer + Clone>(
 ) -> Result<(), Box<Failure>> {
     let oracle = |outbox| {
         let rules = Rules::new(config.clone(), outbox);
-        Oracle::new(Rules { refuses_gaps: peer.refuses_gaps(), ..rules })
+        let fair = trace.settings.chance == Chance::Seeded;
+        Oracle::new(Rules { refuses_gaps: peer.refuses_gaps(), fair, ..rules })
     };
     let tell = |Trace { settings, ops }: &Trace| {
         let dice = (settings.chance, settings.seed);
@@ -138,7 +139,11 @@ fn reduce(
 
 /// What the oracle must know to judge a world with these settings.
 pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
-    Rules::new(settings.config(), outbox)
+    Rules {
+        refuses_gaps: !settings.takes_gaps,
+        fair: settings.chance == Chance::Seeded,
+        ..Rules::new(settings.config(), outbox)
+    }
 }
 
 /// Runs a trace before a witness, who is made with the name of the first outbox.
@@ -153,10 +158,14 @@ pub fn run<W: Witness>(
     match settings.language {
         Language::Plain => run_in(config, PlainPeer, dice, ops, lives, witness),
         Language::Positional => {
-            run_in(config, PositionalPeer::new(settings.greets), dice, ops, lives, witness)
+            let peer = PositionalPeer::new(settings.greets).takes_gaps(settings.takes_gaps);
+            run_in(config, peer, dice, ops, lives, witness)
         }
         Language::Named => {
-            run_in(config, NamedPeer::new(settings.greets), dice, ops, lives, witness)
+            let peer = NamedPeer::new(settings.greets)
+                .takes_gaps(settings.takes_gaps)
+                .beats(settings.beat.map(Into::into));
+            run_in(config, peer, dice, ops, lives, witness)
         }
         Language::Numbered => run_in(config, NumberedPeer::default(), dice, ops, lives, witness),
     }

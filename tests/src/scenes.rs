@@ -14,7 +14,7 @@ use proptest::prelude::RngExt;
 use crate::{
     op::{
         AckOp, ClientOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push, RefuseOp,
-        StaleOp,
+        StaleOp, Which,
     },
     settings::{Language, Settings},
     swarm::Dealer,
@@ -25,7 +25,7 @@ pub(crate) type Scene = fn(&mut Dealer, &mut Vec<Op>);
 
 /// Scenes that need no ack, and those that do.
 const ANYWHERE: &[Scene] =
-    &[echo, expiry, last_moment, nudges, closing, suspicion, late_dial, replay];
+    &[echo, expiry, last_moment, nudges, closing, suspicion, late_dial, replay, half_a_drain];
 const WITH_ACKS: &[Scene] = &[
     nack,
     nack,
@@ -36,6 +36,7 @@ const WITH_ACKS: &[Scene] = &[
     levels,
     levels,
     outdated_ping,
+    outdated_ping,
     expiry,
     greeting,
     overdue,
@@ -43,6 +44,7 @@ const WITH_ACKS: &[Scene] = &[
     drain,
     probing,
     probing,
+    dies_before_it_answers,
 ];
 
 /// The scenes of a seed, and the settings that they need.
@@ -145,8 +147,8 @@ fn nack(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Resume),
         close,
         cancel,
-        Op::Stale(StaleOp::Ack),
-        Op::Stale(StaleOp::Paused),
+        Op::Stale(StaleOp::Ack(Which::Before)),
+        Op::Stale(StaleOp::Paused(Which::Before)),
         Op::Peer(PeerOp::Deny(DenyOp::Transient)),
         Op::Peer(PeerOp::Ack(AckOp::Twice)),
         Op::Link(LinkOp::Cut),
@@ -158,7 +160,10 @@ fn nack(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         0 => ops.extend([Op::Client(ClientOp::Pause), us(100), Op::Client(ClientOp::Resume)]),
         1 => ops.extend([Op::Client(ClientOp::Snapshot), Op::Client(ClientOp::Crash)]),
         3 => ops.extend([denied, denied].concat()),
-        4 => ops.extend([Op::Stale(StaleOp::Ack), Op::Stale(StaleOp::Resumed)]),
+        4 => ops.extend([
+            Op::Stale(StaleOp::Ack(Which::Before)),
+            Op::Stale(StaleOp::Resumed(Which::Before)),
+        ]),
         // The next link is there before the pause is over, and something was in flight.
         2 | 5 | 6 | 7 => redial(dealer, ops),
         _ => some(dealer, ops, &happens, 1_500),
@@ -276,7 +281,7 @@ fn greeting(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Stop),
         Op::Stale(StaleOp::OpenedTwice),
         Op::Stale(StaleOp::OpenedTwice),
-        Op::Stale(StaleOp::Paused),
+        Op::Stale(StaleOp::Paused(Which::Before)),
         Op::Peer(PeerOp::PongAhead),
         Op::Peer(PeerOp::PongAhead),
         Op::Peer(PeerOp::Deny(DenyOp::Transient)),
@@ -317,7 +322,7 @@ fn closing(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         Op::Client(ClientOp::Nudge),
         Op::Client(ClientOp::Start),
         Op::Stale(StaleOp::OpenedTwice),
-        Op::Stale(StaleOp::Lost),
+        Op::Stale(StaleOp::Lost(Which::Before)),
         Op::Peer(PeerOp::Say),
     ];
     some(dealer, ops, &happens, 1_500);
@@ -372,6 +377,24 @@ fn replay(dealer: &mut Dealer, ops: &mut Vec<Op>) {
     ops.push(dealer.pick(&[Op::Client(ClientOp::Crash), Op::Link(LinkOp::Cut)]));
 }
 
+/// Things happen in the middle of a drain, with messages left to hand over.
+fn half_a_drain(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    ops.push(Op::Client(ClientOp::HalfDrain(dealer.rng.random_range(1..4))));
+    dealer.pushed += 4;
+    ops.push(Op::Push(Push { count: 4, bytes: 0, level: None, ttl: None, key: None }));
+    let last = dealer.pushed;
+    let close = Op::Client(ClientOp::Close(dealer.pause()));
+    ops.push(dealer.pick(&[
+        Op::Client(ClientOp::Stop),
+        close,
+        Op::Client(ClientOp::Cancel(last)),
+        Op::Client(ClientOp::Crash),
+        Op::Link(LinkOp::Cut),
+    ]));
+    ops.push(us(2_000));
+}
+
 /// The ack of what the peer has is withheld, and then the peer is silent.
 fn overdue(dealer: &mut Dealer, ops: &mut Vec<Op>) {
     calm(dealer, ops);
@@ -383,6 +406,15 @@ fn overdue(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         ops.push(Op::Peer(PeerOp::NoPongs));
     }
     ops.extend([us(ping_interval.0 + pong_limit.0), Op::Peer(PeerOp::Behave)]);
+}
+
+/// The peer has a message and dies before it answers; when that comes again, it does.
+fn dies_before_it_answers(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    ops.push(Op::Peer(PeerOp::Hold));
+    ops.push(one(dealer, Some(Level::Acked), None));
+    ops.extend([us(1_500), Op::Peer(PeerOp::Crash), Op::Peer(PeerOp::Behave)]);
+    ops.extend([Op::Client(ClientOp::Nudge), us(8_000)]);
 }
 
 /// Things happen while the outbox drains.

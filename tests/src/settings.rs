@@ -37,6 +37,11 @@ impl Language {
     pub(crate) fn has_a_greeting(self) -> bool {
         matches!(self, Self::Positional | Self::Named)
     }
+
+    /// The level of a client that cannot ping.
+    pub(crate) fn level_without_pings(self) -> Level {
+        if self == Self::Plain { Level::Written } else { Level::Acked }
+    }
 }
 
 /// Where the client's random numbers come from.
@@ -155,6 +160,13 @@ settings! {
     language: Language = "language", Language::Plain;
     /// Whether the other end answers a greeting, where its language has one.
     greets: bool = "greets", false;
+    /// Whether the other end takes what comes behind a message that it has refused for the moment,
+    /// where its language has refusals of one message.
+    takes_gaps: bool = "takes-gaps", false;
+    /// How often the client sends a beat of its own, if its language has one.
+    beat: Option<Micros> = "beat", None;
+    /// `can_ping`.
+    can_ping: bool = "can-ping", true;
     /// What the generator of the client is seeded with.
     seed: u64 = "seed", 1;
     /// What kind of generator that is.
@@ -251,6 +263,7 @@ impl Settings {
                 retry_after_cap: self.retry_after_cap.into(),
                 max_attempts: self.max_attempts,
                 max_elapsed: self.max_elapsed.map(Into::into),
+                can_ping: self.can_ping,
                 backoff: Backoff {
                     base: self.backoff_base.into(),
                     factor: self.backoff_factor,
@@ -294,6 +307,8 @@ impl<'a> Arbitrary<'a> for Settings {
         let mut settings = Self {
             language,
             greets: language.has_a_greeting() && u.arbitrary()?,
+            takes_gaps: language.has_a_greeting() && *u.choose(&[false, false, false, true])?,
+            can_ping: *u.choose(&[true, true, true, true, true, true, true, false])?,
             seed: u.arbitrary::<u8>()?.into(),
             chance: *u.choose(&[Chance::Seeded, Chance::Zeros, Chance::Ones])?,
             overflow: *u.choose(&[Overflow::Reject, Overflow::EvictOldest])?,
@@ -345,6 +360,12 @@ impl<'a> Arbitrary<'a> for Settings {
             settings.backoff_cap = limit()?.max(settings.backoff_base);
             let elapsed = u.choose(&[None, Some(10), Some(100), Some(1_000)])?;
             settings.max_elapsed = elapsed.map(|n| Micros(n * scale));
+        }
+        if language == Language::Named && u.arbitrary()? {
+            settings.beat = Some(settings.ping_interval);
+        }
+        if !settings.can_ping {
+            settings.level = language.level_without_pings();
         }
         Ok(settings)
     }

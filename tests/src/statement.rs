@@ -52,7 +52,7 @@ pub enum Statement {
     /// on the newest only.
     S12,
     /// Once stopped: no dial, no frame, and no deadline but those of messages, until `Start`. The
-    /// same for a client that has reached its limit of attempts.
+    /// same for a client that has reached its limit of attempts, or of time.
     S13,
     /// After a restore messages keep their names and come first; new ones have a new outbox.
     S14,

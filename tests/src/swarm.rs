@@ -14,8 +14,8 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::{
     op::{
-        AckOp, ClientOp, ClockOp, DenyOp, HttpStatus, LinkOp, Micros, NackOp, Op, PeerOp, Push,
-        RefuseOp, StaleOp,
+        AckOp, ClientOp, ClockOp, DenyOp, FailOp, FrameEndOp, HttpStatus, LinkOp, Micros, NackOp,
+        Op, PeerOp, Push, RefuseOp, StaleOp, Which,
     },
     scenes::{self, Scene},
     settings::{Chance, Language, Settings},
@@ -38,6 +38,11 @@ const KINDS: &[Draw] = &[
     |d| Op::Link(LinkOp::ResetBackAfter(d.bytes())),
     |d| Op::Link(LinkOp::HoleAfter(d.bytes())),
     |d| Op::Link(LinkOp::HoleBackAfter(d.bytes())),
+    |d| Op::Link(LinkOp::EofAfter(d.bytes())),
+    |d| Op::Link(LinkOp::EofBackAfter(d.bytes())),
+    |d| Op::Link(LinkOp::FrameEnd(d.frame_end())),
+    |d| Op::Link(LinkOp::FrameEnd(d.frame_end())),
+    |d| Op::Link(LinkOp::Fail(d.fail())),
     |_| Op::Link(LinkOp::Stall),
     |_| Op::Link(LinkOp::StallBack),
     |_| Op::Link(LinkOp::Mute),
@@ -86,29 +91,33 @@ const KINDS: &[Draw] = &[
     |_| Op::Client(ClientOp::Retire),
     |_| Op::Client(ClientOp::Pause),
     |_| Op::Client(ClientOp::Busy),
+    |d| Op::Client(ClientOp::HalfDrain(d.log(1, 4))),
     |_| Op::Client(ClientOp::Tick),
     |_| Op::Clock(ClockOp::Freeze),
     |d| Op::Clock(ClockOp::Back(d.pause())),
     |d| Op::Clock(ClockOp::Jump(d.jump())),
     |d| Op::Stale(d.stale()),
     |d| Op::Stale(d.stale()),
-    |_| Op::Stale(StaleOp::Ack),
-    |_| Op::Stale(StaleOp::Pong),
+    |d| Op::Stale(StaleOp::Ack(d.which())),
+    |d| Op::Stale(StaleOp::Pong(d.which())),
     |_| Op::Stale(StaleOp::Echo),
 ];
 
 /// What may come before the first start.
-const EARLY: [Op; 10] = [
+const EARLY: [Op; 13] = [
+    Op::Link(LinkOp::Fail(FailOp::Certificate)),
+    Op::Link(LinkOp::Fail(FailOp::Subprotocol)),
+    Op::Link(LinkOp::Fail(FailOp::Provider)),
     Op::Client(ClientOp::Nudge),
     Op::Client(ClientOp::Stop),
     Op::Client(ClientOp::Tick),
-    Op::Stale(StaleOp::Opened),
-    Op::Stale(StaleOp::Heard),
-    Op::Stale(StaleOp::Took),
-    Op::Stale(StaleOp::Flushed),
-    Op::Stale(StaleOp::Paused),
-    Op::Stale(StaleOp::Resumed),
-    Op::Stale(StaleOp::Lost),
+    Op::Stale(StaleOp::Opened(Which::Before)),
+    Op::Stale(StaleOp::Heard(Which::Before)),
+    Op::Stale(StaleOp::Took(Which::Before)),
+    Op::Stale(StaleOp::Flushed(Which::Before)),
+    Op::Stale(StaleOp::Paused(Which::Before)),
+    Op::Stale(StaleOp::Resumed(Which::Before)),
+    Op::Stale(StaleOp::Lost(Which::Before)),
 ];
 
 /// What takes faults back, more often the more of them there are.
@@ -268,6 +277,8 @@ impl Dealer {
         let mut settings = Settings {
             language,
             greets: language.has_a_greeting() && self.chance(2),
+            takes_gaps: language.has_a_greeting() && self.chance(4),
+            can_ping: !self.chance(10),
             seed,
             chance: match self.rng.random_range(0..10) {
                 0 => Chance::Zeros,
@@ -330,6 +341,12 @@ impl Dealer {
             settings.max_elapsed = Some(Micros(self.log(self.scale, self.scale * 100)));
         }
         settings.backoff_factor = self.pick(&[1, 2, 2, 3]);
+        if language == Language::Named && self.chance(2) {
+            settings.beat = Some(Micros(self.log(self.scale / 5, self.scale * 20)));
+        }
+        if !settings.can_ping {
+            settings.level = language.level_without_pings();
+        }
         settings
     }
 
@@ -368,9 +385,37 @@ impl Dealer {
         if self.chance(10) { Micros::years(100) } else { self.pause() }
     }
 
-    /// How many bytes until something happens: often near the end of a small frame.
+    /// How many bytes until something happens: those of a small frame or two.
     fn bytes(&mut self) -> u64 {
         self.log(1, 120) - u64::from(self.chance(4))
+    }
+
+    fn frame_end(&mut self) -> FrameEndOp {
+        let bytes = self.rng.random_range(-2..=1);
+        self.pick(&[
+            FrameEndOp::Reset(bytes),
+            FrameEndOp::ResetBack(bytes),
+            FrameEndOp::Hole(bytes),
+            FrameEndOp::HoleBack(bytes),
+            FrameEndOp::Eof(bytes),
+            FrameEndOp::EofBack(bytes),
+        ])
+    }
+
+    fn fail(&mut self) -> FailOp {
+        self.pick(&[
+            FailOp::Dns,
+            FailOp::Io,
+            FailOp::Eof,
+            FailOp::Tls,
+            FailOp::Certificate,
+            FailOp::BadUrl,
+            FailOp::Subprotocol,
+            FailOp::BadUpgrade,
+            FailOp::Protocol,
+            FailOp::TooLarge,
+            FailOp::Provider,
+        ])
     }
 
     /// The number of a message, mostly a new one.
@@ -394,8 +439,9 @@ impl Dealer {
     }
 
     fn status(&mut self) -> HttpStatus {
-        let status =
+        let listed =
             self.pick(&[101, 200, 302, 400, 401, 403, 404, 408, 425, 429, 429, 500, 502, 503, 503]);
+        let status = if self.chance(10) { self.rng.random_range(100..600) } else { listed };
         let retry_after = match self.rng.random_range(0..6) {
             0..3 => None,
             3 => Some(Micros(u64::MAX)),
@@ -413,16 +459,21 @@ impl Dealer {
         ])
     }
 
+    fn which(&mut self) -> Which {
+        self.pick(&[Which::Before, Which::Newest])
+    }
+
     fn stale(&mut self) -> StaleOp {
+        let which = self.which();
         self.pick(&[
-            StaleOp::Opened,
+            StaleOp::Opened(which),
             StaleOp::OpenedTwice,
-            StaleOp::Heard,
-            StaleOp::Took,
-            StaleOp::Flushed,
-            StaleOp::Paused,
-            StaleOp::Resumed,
-            StaleOp::Lost,
+            StaleOp::Heard(which),
+            StaleOp::Took(which),
+            StaleOp::Flushed(which),
+            StaleOp::Paused(which),
+            StaleOp::Resumed(which),
+            StaleOp::Lost(which),
         ])
     }
 }

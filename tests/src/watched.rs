@@ -81,8 +81,10 @@ impl<D: Dialect<Credentials: Default>> Dialect for Watched<D> {
 
     fn beat(&mut self) -> Option<Beat> {
         let beat = self.dialect.beat();
-        self.notes.get_mut().beat |= beat.is_some();
-        self.noted.set(true);
+        if beat.is_some() {
+            self.notes.get_mut().beat = true;
+            self.noted.set(true);
+        }
         beat
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     link::{Arrival, Pipe, Trap, Weather, header},
     marks::{Counts, Watch},
     op::{
-        AckOp, ClientOp, ClockOp, DenyOp, LinkOp, Micros, NackOp, Op, PeerOp, Push, RefuseOp,
-        StaleOp,
+        AckOp, ClientOp, ClockOp, DenyOp, FailOp, FrameEndOp, LinkOp, Micros, NackOp, Op, PeerOp,
+        Push, RefuseOp, StaleOp, Which,
     },
     oracle::Oracle,
     peer::{Desk, Peer},
@@ -145,6 +145,7 @@ enum Down {
     Data {
         body: Body,
         honest: bool,
+        is_ack: bool,
     },
     /// With the place of the ping that it answers, if there was one.
     Pong(Bytes, Option<u64>),
@@ -198,13 +199,15 @@ struct Manners {
 struct Dialing {
     takes: u64,
     refuses: bool,
+    /// How the next one fails.
+    fails: Option<Loss>,
     hangs: bool,
     lingers: bool,
 }
 
 impl Default for Dialing {
     fn default() -> Self {
-        Self { takes: 1_000, refuses: false, hangs: false, lingers: false }
+        Self { takes: 1_000, refuses: false, fails: None, hangs: false, lingers: false }
     }
 }
 
@@ -224,6 +227,10 @@ impl Clock {
 
 /// More turns than this in one moment are a client that spins.
 const SPIN: u32 = 10_000;
+
+/// More events than this within a second are a client that spins while time crawls. One that dials
+/// each millisecond, or is sent a backlog byte by byte, has a quarter of them.
+const EVENTS_A_SECOND: u64 = 200_000;
 
 /// More events than this after the faults have ended are one that does not settle.
 const QUIET_EVENTS: u64 = 200_000;
@@ -256,12 +263,17 @@ pub struct World<P: Peer, W> {
     next_message: u64,
     /// The driver does not run.
     busy: bool,
+    /// Outputs after which it is interrupted; it was, so more may be owed.
+    half: Option<u64>,
+    interrupted: bool,
     newest_ack: Option<Body>,
     newest_ping: Option<Ping>,
     /// The last ping of the attempt before.
     old_ping: Option<Ping>,
     greeting_left: usize,
     numbers: Vec<u64>,
+    /// Messages that the peer had when it died, and had not answered.
+    unanswered: Vec<u64>,
     events: u64,
     watch: Watch,
     /// What is said to the client, if it is to be judged by [`twice`](crate::twice).
@@ -306,11 +318,14 @@ impl<P: Peer, W: Witness> World<P, W> {
             saved,
             next_message: 1,
             busy: false,
+            half: None,
+            interrupted: false,
             newest_ack: None,
             newest_ping: None,
             old_ping: None,
             greeting_left: 0,
             numbers: Vec::new(),
+            unanswered: Vec::new(),
             events: 0,
             life: None,
             violation: None,
@@ -333,6 +348,17 @@ impl<P: Peer, W: Witness> World<P, W> {
     /// The witness has seen what should not be.
     pub fn apply(&mut self, op: &Op) -> Result<(), Violation> {
         self.witness.op(op);
+        if core::mem::take(&mut self.interrupted) {
+            self.watch.in_a_drain(&self.client, op);
+            // No driver sleeps before it was told for how long.
+            let sleeps = matches!(
+                op,
+                Op::Pass(_) | Op::Clock(ClockOp::Jump(_)) | Op::Client(ClientOp::Busy)
+            );
+            if sleeps {
+                self.turn();
+            }
+        }
         match *op {
             Op::Push(push) => self.push(push),
             Op::Pass(micros) => self.pass(micros.0),
@@ -342,7 +368,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             Op::Clock(op) => self.clock(op),
             Op::Stale(op) => self.stale(op),
         }
-        if !self.busy {
+        if !self.busy && !self.interrupted {
             self.turn();
         }
         self.judged()
@@ -479,15 +505,17 @@ impl<P: Peer, W: Witness> World<P, W> {
     fn pass(&mut self, micros: u64) {
         let until = self.now.saturating_add(micros);
         if !self.busy {
-            let mut turns = 0;
+            let (mut second, mut before) = (self.now, self.events);
             while let Some(next) = self.next_at().filter(|at| *at <= until) {
-                turns = if next > self.now { 0 } else { turns + 1 };
-                if turns > SPIN {
-                    return self.object(Statement::L6, "the time does not go on");
-                }
                 self.now = self.now.max(next);
+                if self.now - second >= 1_000_000 {
+                    (second, before) = (self.now, self.events);
+                }
+                if self.events - before > EVENTS_A_SECOND {
+                    return self.object(Statement::L6, "the client spins, and time hardly goes on");
+                }
                 self.turn();
-                if self.violation.is_some() {
+                if self.violation.is_some() || self.interrupted {
                     return;
                 }
             }
@@ -527,23 +555,27 @@ impl<P: Peer, W: Witness> World<P, W> {
             self.read();
             self.say(Seen::Tick, Event::Tick);
             let moved = self.drain();
-            if self.violation.is_some() || !moved {
+            if self.violation.is_some() || !moved || self.interrupted {
                 return;
             }
         }
         self.object(Statement::L6, "the client always has something to do");
     }
 
+    /// The same, and nothing interrupts it.
+    fn whole_turn(&mut self) {
+        (self.half, self.interrupted) = (None, false);
+        self.turn();
+    }
+
     /// The dial that is under way ends.
     fn dialed(&mut self) {
         let Some((attempt, _)) = self.dial.filter(|(_, at)| *at <= self.now) else { return };
         self.dial = None;
-        if self.dialing.refuses {
-            return self
-                .say(Seen::Lost(attempt, Loss::Connect), Event::Lost(attempt, Loss::Connect));
-        }
-        if let Some((status, retry_after)) = self.manners.status {
-            let loss = Loss::Status { status, retry_after };
+        let refused = self.dialing.refuses.then_some(Loss::Connect);
+        let status =
+            self.manners.status.map(|(status, retry_after)| Loss::Status { status, retry_after });
+        if let Some(loss) = self.dialing.fails.take().or(refused).or(status) {
             return self.say(Seen::Lost(attempt, loss), Event::Lost(attempt, loss));
         }
         // The peer sees that the client is back, so it drops what it has of before.
@@ -608,8 +640,16 @@ impl<P: Peer, W: Witness> World<P, W> {
         let Some(link) = &mut self.link else { return };
         link.up.depart(self.now, &self.toward);
         while let Some(arrival) = self.link.as_mut().and_then(|link| link.up.arrive(self.now)) {
-            if arrival == Arrival::Reset {
-                return self.lose(Loss::Io);
+            match arrival {
+                Arrival::Bytes(_) => {}
+                Arrival::Reset => {
+                    self.watch_break(Loss::Io, |link| link.up.is_in_a_frame());
+                    return self.lose(Loss::Io);
+                }
+                Arrival::Eof => {
+                    self.watch_break(Loss::Eof, |link| link.up.is_in_a_frame());
+                    return self.peer_end_goes();
+                }
             }
             while let Some(frame) = self.link.as_mut().and_then(|link| link.up.read()) {
                 self.served(frame);
@@ -671,12 +711,16 @@ impl<P: Peer, W: Witness> World<P, W> {
     fn process(&mut self, attempt: Attempt, body: &Body) {
         self.peer.take(body, &mut self.desk);
         let processed = core::mem::take(&mut self.desk.processed);
+        let mut answers = core::mem::take(&mut self.desk.answers);
         for &message in &processed {
             self.see(Seen::Processed { attempt, message });
+            if let Some(place) = self.unanswered.iter().position(|other| *other == message) {
+                self.unanswered.swap_remove(place);
+                self.watch.answered_after_death(answers.iter().any(|(_, is_ack)| *is_ack));
+            }
         }
         self.desk.processed = processed;
         self.desk.processed.clear();
-        let mut answers = core::mem::take(&mut self.desk.answers);
         for (body, is_ack) in answers.drain(..) {
             let Some(link) = &mut self.link else { break };
             if is_ack && self.manners.skips > 0 {
@@ -697,7 +741,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             self.newest_ack = Some(body.clone());
         }
         let len = body.len();
-        self.reply(Down::Data { body, honest }, len);
+        self.reply(Down::Data { body, honest, is_ack }, len);
     }
 
     /// The peer sends a frame.
@@ -725,10 +769,27 @@ impl<P: Peer, W: Witness> World<P, W> {
         }
     }
 
-    fn peer_crashes(&mut self) {
-        if self.link.is_some() {
-            self.lose(Loss::Io);
+    fn watch_break(&mut self, loss: Loss, in_a_frame: impl FnOnce(&Connection) -> bool) {
+        if let Some(link) = &self.link {
+            self.watch.broke(loss, in_a_frame(link));
         }
+    }
+
+    /// The peer's end goes away without a Close.
+    fn peer_end_goes(&mut self) {
+        self.reply(Down::Eof, 0);
+        self.peer_end_shuts();
+    }
+
+    fn peer_crashes(&mut self) {
+        let Some(link) = &self.link else { return };
+        let acks = link.down.frames().any(|frame| matches!(frame, Down::Data { is_ack: true, .. }));
+        self.watch.peer_dies(acks);
+        self.numbers.clear();
+        let withheld = link.basket.iter();
+        withheld.for_each(|body| self.peer.read(body, &mut self.numbers));
+        self.unanswered.append(&mut self.numbers);
+        self.lose(Loss::Io);
     }
 
     /// The driver reads what is there.
@@ -742,13 +803,21 @@ impl<P: Peer, W: Witness> World<P, W> {
         link.down.take(&back);
         link.down.depart(self.now, &back);
         while let Some(arrival) = self.link.as_mut().and_then(|link| link.down.arrive(self.now)) {
-            if arrival == Arrival::Reset {
-                return self.lose(Loss::Io);
+            match arrival {
+                Arrival::Bytes(_) => {}
+                Arrival::Reset => {
+                    self.watch_break(Loss::Io, |link| link.down.is_in_a_frame());
+                    return self.lose(Loss::Io);
+                }
+                Arrival::Eof => {
+                    self.watch_break(Loss::Eof, |link| link.down.is_in_a_frame());
+                    return self.lose(Loss::Eof);
+                }
             }
             self.say(Seen::Heard(attempt), Event::Heard(attempt));
             while let Some(frame) = self.link.as_mut().and_then(|link| link.down.read()) {
                 match frame {
-                    Down::Data { body, honest } => self.receive(attempt, body, honest),
+                    Down::Data { body, honest, .. } => self.receive(attempt, body, honest),
                     Down::Pong(payload, place) => self.receive_pong(attempt, payload, place),
                     Down::Close(code) => return self.lose(Loss::Closed { code: Some(code) }),
                     Down::Eof => return self.lose(Loss::Eof),
@@ -844,14 +913,20 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.see(Seen::Gauges(Gauges::of(&self.client)));
                     self.watch.rests(&self.client);
                     self.watch.drained();
-                    if wire == Wire::Blocked {
-                        self.watch.wire_blocked();
-                    }
+                    self.watch.wire(wire);
                     return moved;
                 }
             }
             if self.violation.is_some() || self.watch.has_fault() {
                 return false;
+            }
+            if let Some(left) = &mut self.half {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    self.half = None;
+                    self.interrupted = true;
+                    return moved;
+                }
             }
         }
         self.object(Statement::L6, "a drain does not end");
@@ -890,6 +965,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             let mut sent = core::mem::take(&mut self.client.dialect().notes().sent);
             let beat = core::mem::take(&mut self.client.dialect().notes().beat);
             if beat {
+                self.watch.beat(&self.client);
                 see(self, Content::Beat);
             }
             for (place, (id, body)) in sent.drain(..).enumerate() {
@@ -976,29 +1052,47 @@ impl<P: Peer, W: Witness> World<P, W> {
         }
     }
 
+    fn trap(&mut self, set: impl FnOnce(&mut Connection)) {
+        if let Some(link) = &mut self.link {
+            set(link);
+        }
+    }
+
     fn link(&mut self, op: LinkOp) {
-        let trap = |pipe: Option<&mut Pipe<_>>, bytes, trap| {
-            if let Some(pipe) = pipe {
-                pipe.trap(bytes, trap);
-            }
-        };
-        let up = self.link.as_mut().map(|link| &mut link.up);
         match op {
             LinkOp::Cut => self.lose(Loss::Io),
-            LinkOp::Eof => {
-                self.reply(Down::Eof, 0);
-                self.peer_end_shuts();
-            }
-            LinkOp::ResetAfter(bytes) => trap(up, bytes, Trap::Reset),
-            LinkOp::HoleAfter(bytes) => trap(up, bytes, Trap::Hole),
-            LinkOp::ResetBackAfter(bytes) => {
-                if let Some(link) = &mut self.link {
-                    link.down.trap(bytes, Trap::Reset);
-                }
-            }
-            LinkOp::HoleBackAfter(bytes) => {
-                if let Some(link) = &mut self.link {
-                    link.down.trap(bytes, Trap::Hole);
+            LinkOp::Eof => self.peer_end_goes(),
+            LinkOp::ResetAfter(bytes) => self.trap(|link| link.up.trap(bytes, Trap::Reset)),
+            LinkOp::ResetBackAfter(bytes) => self.trap(|link| link.down.trap(bytes, Trap::Reset)),
+            LinkOp::HoleAfter(bytes) => self.trap(|link| link.up.trap(bytes, Trap::Hole)),
+            LinkOp::HoleBackAfter(bytes) => self.trap(|link| link.down.trap(bytes, Trap::Hole)),
+            LinkOp::EofAfter(bytes) => self.trap(|link| link.up.trap(bytes, Trap::Eof)),
+            LinkOp::EofBackAfter(bytes) => self.trap(|link| link.down.trap(bytes, Trap::Eof)),
+            LinkOp::FrameEnd(op) => self.trap(|link| match op {
+                FrameEndOp::Reset(bytes) => link.up.trap_at_frame_end(bytes, Trap::Reset),
+                FrameEndOp::ResetBack(bytes) => link.down.trap_at_frame_end(bytes, Trap::Reset),
+                FrameEndOp::Hole(bytes) => link.up.trap_at_frame_end(bytes, Trap::Hole),
+                FrameEndOp::HoleBack(bytes) => link.down.trap_at_frame_end(bytes, Trap::Hole),
+                FrameEndOp::Eof(bytes) => link.up.trap_at_frame_end(bytes, Trap::Eof),
+                FrameEndOp::EofBack(bytes) => link.down.trap_at_frame_end(bytes, Trap::Eof),
+            }),
+            LinkOp::Fail(op) => {
+                let loss = match op {
+                    FailOp::Dns => Loss::Dns,
+                    FailOp::Io => Loss::Io,
+                    FailOp::Eof => Loss::Eof,
+                    FailOp::Tls => Loss::Tls,
+                    FailOp::Certificate => Loss::Certificate,
+                    FailOp::BadUrl => Loss::BadUrl,
+                    FailOp::Subprotocol => Loss::Subprotocol,
+                    FailOp::BadUpgrade => Loss::BadUpgrade,
+                    FailOp::Protocol => Loss::Protocol,
+                    FailOp::TooLarge => Loss::TooLarge,
+                    FailOp::Provider => Loss::Provider,
+                };
+                match self.link {
+                    Some(_) => self.lose(loss),
+                    None => self.dialing.fails = Some(loss),
                 }
             }
             LinkOp::Stall => self.toward.stalled = true,
@@ -1064,11 +1158,11 @@ impl<P: Peer, W: Witness> World<P, W> {
             PeerOp::Accuse(message) => self.manners.accused.push(message),
             PeerOp::Say => {
                 let body = self.peer.say();
-                self.volunteer(Down::Data { body, honest: true });
+                self.volunteer(Down::Data { body, honest: true, is_ack: false });
             }
             PeerOp::Garble => {
                 let body = Body::binary(&b"?"[..]);
-                self.volunteer(Down::Data { body, honest: true });
+                self.volunteer(Down::Data { body, honest: true, is_ack: false });
             }
             PeerOp::Pong => {
                 self.volunteer(Down::Pong(Bytes::from_static(b"nobody asked"), None));
@@ -1076,7 +1170,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             PeerOp::Behave => self.behave(),
             PeerOp::Greet => {
                 if let Some(body) = self.peer.greeting() {
-                    self.volunteer(Down::Data { body, honest: true });
+                    self.volunteer(Down::Data { body, honest: true, is_ack: false });
                 }
             }
             PeerOp::Refuse(op) => {
@@ -1087,7 +1181,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                     RefuseOp::Fatal => Refusal::Fatal,
                 };
                 if let Some(body) = self.peer.refusal(refusal) {
-                    self.volunteer(Down::Data { body, honest: true });
+                    self.volunteer(Down::Data { body, honest: true, is_ack: false });
                 }
             }
             PeerOp::Deny(op) => {
@@ -1156,7 +1250,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         let Some(link) = self.link.as_mut().filter(|link| link.peer_open) else { return };
         link.tainted |= is_lie;
         let len = body.len();
-        self.reply(Down::Data { body, honest: !is_lie }, len);
+        self.reply(Down::Data { body, honest: !is_lie, is_ack: false }, len);
     }
 
     fn behave(&mut self) {
@@ -1188,7 +1282,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                 self.say(Seen::Close { deadline }, Event::Close { deadline });
             }
             ClientOp::Snapshot => {
-                self.turn();
+                self.whole_turn();
                 self.store();
             }
             ClientOp::Crash => {
@@ -1199,7 +1293,7 @@ impl<P: Peer, W: Witness> World<P, W> {
                 self.restore(twice);
             }
             ClientOp::Retire => {
-                self.turn();
+                self.whole_turn();
                 self.watch.end(&self.client);
                 let twice = self.life.is_some();
                 self.judge_life();
@@ -1216,6 +1310,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             ClientOp::Pause => self.pause(true),
             ClientOp::Resume => self.pause(false),
             ClientOp::Busy => self.busy = true,
+            ClientOp::HalfDrain(outputs) => self.half = Some(outputs),
             ClientOp::Tick => self.say(Seen::Tick, Event::Tick),
         }
     }
@@ -1302,33 +1397,45 @@ impl<P: Peer, W: Witness> World<P, W> {
             | ConnectionState::Stopped { .. } => false,
         };
         let newest = self.client.connection().attempt();
-        // Before an attempt is open, and after it is over, both it and the one before are too many.
         let dialing = self.dial.is_some_and(|(attempt, _)| attempt == newest);
-        let either = self.events.is_multiple_of(2);
-        let harmless = matches!(
-            op,
-            StaleOp::Heard | StaleOp::Took | StaleOp::Flushed | StaleOp::Paused | StaleOp::Resumed
-        );
-        let before = if dialing && harmless || !alive { either } else { true };
-        let old = Attempt::new(newest.get().saturating_sub(u64::from(before)));
+        let before = Attempt::new(newest.get().saturating_sub(1));
+        let late = |which| if which == Which::Newest && !alive { newest } else { before };
+        // What means nothing before an attempt is open.
+        let early = |which| if which == Which::Newest && dialing { newest } else { late(which) };
         match op {
-            StaleOp::Opened => self.say_opened(old),
+            StaleOp::Opened(which) => self.say_opened(late(which)),
             StaleOp::OpenedTwice => {
                 if self.link.is_some() {
                     self.say_opened(newest);
                 }
             }
-            StaleOp::Heard => self.say(Seen::Heard(old), Event::Heard(old)),
-            StaleOp::Took => self.say(Seen::Took(old), Event::Took(old)),
-            StaleOp::Flushed => self.say(Seen::Flushed(old), Event::Flushed(old)),
-            StaleOp::Paused => self.say(Seen::Paused(old), Event::Paused(old)),
-            StaleOp::Resumed => self.say(Seen::Resumed(old), Event::Resumed(old)),
-            StaleOp::Lost => {
+            StaleOp::Heard(which) => {
+                let old = early(which);
+                self.say(Seen::Heard(old), Event::Heard(old));
+            }
+            StaleOp::Took(which) => {
+                let old = early(which);
+                self.say(Seen::Took(old), Event::Took(old));
+            }
+            StaleOp::Flushed(which) => {
+                let old = early(which);
+                self.say(Seen::Flushed(old), Event::Flushed(old));
+            }
+            StaleOp::Paused(which) => {
+                let old = early(which);
+                self.say(Seen::Paused(old), Event::Paused(old));
+            }
+            StaleOp::Resumed(which) => {
+                let old = early(which);
+                self.say(Seen::Resumed(old), Event::Resumed(old));
+            }
+            StaleOp::Lost(which) => {
+                let old = late(which);
                 self.say(Seen::Lost(old, Loss::Io), Event::Lost(old, Loss::Io));
             }
-            StaleOp::Pong => {
+            StaleOp::Pong(which) => {
                 if let Some(ping) = self.newest_ping {
-                    self.receive_pong(old, ping.payload(), None);
+                    self.receive_pong(late(which), ping.payload(), None);
                 }
             }
             StaleOp::Echo => {
@@ -1337,12 +1444,12 @@ impl<P: Peer, W: Witness> World<P, W> {
                     self.receive_pong(attempt, ping.payload(), None);
                 }
             }
-            StaleOp::Ack => {
+            StaleOp::Ack(which) => {
                 if let Some(body) = self.newest_ack.clone() {
                     let mut sink = Sink::default();
                     self.peer.dialect().decode(body.clone(), &mut sink);
                     self.watch.stale_signals(&self.client, self.told(), &sink.signals);
-                    self.receive(old, body, true);
+                    self.receive(late(which), body, true);
                 }
             }
         }
@@ -1381,7 +1488,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         if stopped && !self.client.outbox().is_closed() {
             self.say(Seen::Start, Event::Start);
         }
-        self.turn();
+        self.whole_turn();
         self.see(Seen::Quiet { trip: TRIP });
     }
 }

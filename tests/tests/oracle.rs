@@ -331,6 +331,61 @@ fn a_limit_of_time_counts_from_the_first_failure_in_a_row() {
     assert_eq!(forgiven, Err(Statement::X5));
 }
 
+#[test]
+fn what_a_drain_has_handed_back_is_reported_by_the_next_process_if_this_one_dies() {
+    let restored = |deadline: u64, fate: Fate| {
+        let deadline = Instant::from_micros(deadline);
+        let closed = Story::up().push(1).see(Seen::Close { deadline }).later(1_000);
+        let crashed = closed.see(Seen::Snapshot).see(Seen::Crashed);
+        let restored = crashed.see(Seen::Restored { outbox: OutboxId::new(8) }).see(Seen::Start);
+        judge(&restored.failed(1, FailReason::Returned, fate))
+    };
+    assert_eq!(restored(1_000_000, Fate::NotSent), Ok(()));
+    // When it died there was still time.
+    let early = restored(1_000_001, Fate::MaybeDelivered);
+    assert_eq!(early.map_err(|violation| violation.statement), Err(Statement::L5));
+}
+
+#[test]
+fn a_client_that_has_run_out_of_its_time_does_not_dial_again() {
+    let failed = |at: u64| {
+        let mut story = Story::dialed();
+        story.rules.config.connection.max_elapsed = Some(Duration::from_secs(10));
+        // The next dial begins a second later at the earliest.
+        story.lost(Loss::Io).later(1_000).dial(2).later(at - 1_000).lost(Loss::Io)
+    };
+    assert_eq!(judge(&failed(9_000).later(1_000).dial(3)), Ok(()));
+    let late = judge(&failed(9_001).later(1_000).dial(3));
+    assert_eq!(late.map_err(|violation| violation.statement), Err(Statement::S13));
+    assert_eq!(judge(&failed(9_001).stopped(Loss::Io)), Ok(()));
+    // A link that was stable begins another row.
+    let stable = failed(9_000).later(1_000).dial(3).opened().greeted().probed().later(15_000);
+    let stable = stable.see(Seen::Heard(Attempt::new(3))).later(15_000).lost(Loss::Io);
+    assert_eq!(judge(&stable.redial()), Ok(()));
+}
+
+#[test]
+fn delays_that_are_too_short_to_be_chance_are_refused_and_those_that_were_cut_short_count() {
+    let again = |story: Story| {
+        let next = story.attempt.get() + 1;
+        story.lost(Loss::Io).later(30).dial(next)
+    };
+    let cut_short = |story: Story| {
+        let next = story.attempt.get() + 1;
+        story.lost(Loss::Io).later(30).see(Seen::Stop).see(Seen::Start).dial(next)
+    };
+    let dials = |cut: usize, fair: bool| {
+        let mut story = Story::dialed();
+        story.rules.config.connection.backoff = Backoff::default();
+        story.rules.fair = fair;
+        judge(&(0..20).fold(story, |story, _| again((0..cut).fold(story, |s, _| cut_short(s)))))
+    };
+    // Of 30 delays of up to a second about one is over after 30 ms.
+    assert_eq!(dials(30, true), Ok(()));
+    assert_eq!(dials(1, true).map_err(|violation| violation.statement), Err(Statement::R2));
+    assert_eq!(dials(1, false), Ok(()));
+}
+
 // ---- Histories that are refused -----------------------------------------------------------------
 
 /// The fault is in the last moments.

@@ -1,10 +1,13 @@
 //! A few thousand worlds in every test run. For more: the binary `simulate`.
 
+use bowline_core::{Body, ClientConfig, Dialect, Level, Sink};
 use bowline_testkit::{
     marks::Counts,
     op::{Micros, Op, OpError, TextError},
-    run::{explain, judge, shrink, tell},
-    settings::Settings,
+    peer::{Desk, Peer},
+    run::{Lives, explain, judge, run_in, shrink, tell},
+    settings::{Chance, Settings},
+    statement::Statement,
     swarm::Dealer,
     trace::Trace,
 };
@@ -103,6 +106,61 @@ fn shrinking_leaves_what_matters() {
     trace.ops.push("link cut".parse().unwrap());
     trace.ops.push(Op::Pass(Micros::secs(5)));
     assert_eq!(shrink(&trace, fails).to_string(), "settings\nlink cut\npass 700us\n");
+}
+
+/// A peer and a dialect that answer each other for ever, a microsecond apart.
+#[test]
+fn whoever_spins_while_time_crawls_is_a_violation_and_no_hang() {
+    let ops = ["client start", "link delay 1us", "pass 2ms", "peer say", "pass 100y"];
+    let ops = ops.map(|op| op.parse().unwrap());
+    let dice = (Chance::Seeded, 1);
+    let outcome = run_in(ClientConfig::default(), Parrot, dice, &ops, Lives::Once, |_| ());
+    let violation = outcome.violation.expect("it spins");
+    assert_eq!(violation.statement, Statement::L6, "{violation}");
+    assert!(outcome.events < 1_000_000, "{}", outcome.events);
+}
+
+/// It answers whatever it hears, at either end.
+#[derive(Clone, Copy)]
+struct Parrot;
+
+impl Dialect for Parrot {
+    type Message = Body;
+    type Inbound = Body;
+    type Credentials = ();
+    type Error = core::convert::Infallible;
+
+    const ACKS: bool = false;
+
+    fn encode(message: Body) -> Result<Body, (Body, Self::Error)> {
+        Ok(message)
+    }
+
+    fn decode(&mut self, frame: Body, sink: &mut Sink<Body>) {
+        sink.reply(frame);
+    }
+}
+
+impl Peer for Parrot {
+    type Dialect = Self;
+
+    fn dialect(&self) -> Self {
+        *self
+    }
+
+    fn body(&self, message: u64, _: usize, _: Level) -> Body {
+        Body::text(message.to_string())
+    }
+
+    fn message(&self, body: &Body) -> u64 {
+        body.as_text().and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    fn read(&self, _: &Body, _: &mut Vec<u64>) {}
+
+    fn take(&mut self, frame: &Body, desk: &mut Desk) {
+        desk.answer(frame.clone());
+    }
 }
 
 const SEEDS: u64 = 1_200;
