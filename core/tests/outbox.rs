@@ -2078,6 +2078,23 @@ fn a_snapshot_that_fits_to_the_last_byte_message_and_number_is_restored() {
 }
 
 #[test]
+fn a_key_counts_in_a_snapshot_as_it_did_before() {
+    let mut wire = World::new();
+    wire.push_keyed("1234", "keys");
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+    // The first was transmitted, so it has left its key to the next one.
+    wire.push_keyed("5678", "keys");
+    let snapshot = wire.outbox.clone().into_snapshot();
+    assert_eq!(snapshot.sent_to, seq(1));
+    assert!(wire.clone().restored(OutboxId::new(2), snapshot.clone()).is_ok());
+
+    wire.config.max_message_bytes = 7;
+    let error = wire.restored(OutboxId::new(2), snapshot).map(drop).unwrap_err();
+    assert_eq!(error.reason, RestoreRefused::TooMuch(seq(1)));
+}
+
+#[test]
 fn a_view_tells_which_message_was_called_back() {
     let [second, third] = [2, 3].map(|refused| {
         let mut wire = World::new();
