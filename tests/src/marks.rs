@@ -19,8 +19,8 @@ use std::sync::LazyLock;
 
 use bowline_core::{
     Ack, Attempt, Client, ClientConfig, ConnectionEvent, ConnectionState, Dialect, Event,
-    FailReason, Fate, Instant, Loss, Nack, OutboxEvent, OutboxOutput, OutboxStats, Overflow, Ping,
-    Refused, Seq, Signal, Snapshot, StopReason, Timer, Wire,
+    FailReason, Fate, Instant, Loss, Nack, OutboxEvent, OutboxOutput, OutboxState, OutboxStats,
+    Overflow, Ping, Refused, Seq, Signal, Snapshot, StopReason, Timer, Wire,
 };
 use rand_core::Rng;
 
@@ -459,8 +459,10 @@ pub(crate) struct Watch {
     outbox: usize,
     /// Events that may be the cause of the next steps, as bits.
     causes: (u32, u32),
-    /// The outbox's own timer that has run out, if that matters.
+    /// The outbox's own timer that has run out first, if that matters.
     timer: Option<Timer>,
+    /// A nack delay has run out too.
+    resumes: bool,
     pending: Pending,
     /// The attempt of the link that the outbox has.
     told: Attempt,
@@ -497,6 +499,7 @@ impl Watch {
             outbox: 0,
             causes: (0, 0),
             timer: None,
+            resumes: false,
             pending: Pending::Nothing,
             told: Attempt::NONE,
             stale: (0, 0),
@@ -661,9 +664,10 @@ impl Watch {
         // These look at the clock.
         self.connection(client, C::Tick);
         self.outbox(O::Tick);
-        if OUTBOX_STATES[self.outbox] == "Held" {
+        if let OutboxState::Held { resume_at } = client.outbox().state() {
             let due = client.outbox().deadline().filter(|d| d.at.has_passed(self.latest));
             self.timer = due.map(|deadline| deadline.timer);
+            self.resumes = resume_at.has_passed(self.latest);
         }
     }
 
@@ -1004,7 +1008,7 @@ impl Watch {
             Pending::Nothing => {}
             pending => self.settle(client, now, pending),
         }
-        self.timer = None;
+        (self.timer, self.resumes) = (None, false);
     }
 
     /// What a poll left: the machines agree on the link.
@@ -1070,11 +1074,14 @@ impl Watch {
         let mut causes = self.causes.1;
         causes |= if to == DOWN { bit(O_DOWN) } else { 0 };
         causes |= if self.told != client.connection().attempt() { bit(O_UP) } else { 0 };
-        let timer = self.timer;
-        let fits = |step: &Step| {
-            causes & bit(step.event) != 0 && (step.timer.is_none() || step.timer == timer)
+        let by = |timer: Option<Timer>| {
+            way(&self.book.outbox, from, to, |step| {
+                causes & bit(step.event) != 0 && (step.timer.is_none() || step.timer == timer)
+            })
         };
-        match way(&self.book.outbox, from, to, fits) {
+        // In one look at the clock that comes late, several may have run out.
+        let on_time = by(self.timer);
+        match on_time.or_else(|| by(Some(Timer::Nack)).filter(|_| self.resumes)) {
             Some(way) => {
                 for step in way {
                     self.hit(step.mark);
