@@ -181,6 +181,8 @@ struct Link {
     must_forgive: bool,
     /// A message was refused for the moment, and none was handed over since.
     held: bool,
+    /// A message was refused for the moment, and the pause may have begun with that.
+    may_be_held: bool,
     /// How much later than due the clock was looked at.
     lateness: Duration,
     /// The attempt may be over already: it has run into a limit.
@@ -250,6 +252,7 @@ impl Link {
             may_forgive: false,
             must_forgive: false,
             held: false,
+            may_be_held: false,
             lateness: Duration::ZERO,
             doubt: false,
             nudged_at: None,
@@ -1573,15 +1576,18 @@ impl Oracle {
         if recalls {
             self.rewind();
         }
-        if holds && !self.link.held {
+        // A refusal in a pause does not make it longer.
+        if holds && !self.link.may_be_held {
             self.link.held = true;
             self.hold_until = Some(self.now + self.rules.config.outbox.nack_delay);
         }
+        self.link.may_be_held |= recalls;
     }
 
     fn nacked_from(&mut self, id: MessageId, nack: Nack) {
         let seq = id.seq.get();
-        let outbox = self.entry(seq).map(|entry| entry.outbox);
+        let known = self.epochs.iter().find(|(numbers, _)| numbers.contains(&seq));
+        let outbox = known.map(|(_, outbox)| *outbox);
         let sent = self.link.order_from..=self.link.highest;
         if !sent.contains(&seq) || outbox.is_some_and(|outbox| outbox != id.outbox) {
             self.illegal = true;
@@ -2229,7 +2235,7 @@ impl Oracle {
         if self.link.order == 0 && self.link.highest > 0 {
             self.link.order_from = seq;
         }
-        self.link.held = false;
+        (self.link.held, self.link.may_be_held) = (false, false);
         self.hold_until = None;
         self.link.sent += 1;
         let sent = self.link.sent;

@@ -18,10 +18,14 @@
 //!
 //! In the last two the outbox is told by hand what the client would tell it, with the clock looked
 //! at after each event. Where the time to live of one message ends before that of an earlier one, its
-//! end may come up to 1/32 late, and how late depends on what else waits: D3 is not judged from there.
+//! end may come up to 1/32 late, and how late depends on what else waits: D3 is not judged from there,
+//! nor from a refusal by a name that no message had.
 
 use core::{cell::RefCell, ops::ControlFlow, time::Duration};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use bowline_core::{
     Ack, Attempt, Batch, Beat, Body, Client, ClientConfig, ConnectionState, Deadline, Dialect,
@@ -768,6 +772,8 @@ struct Outboxes {
     plain: Outbox,
     /// None once the order of its deadlines does not say when they are.
     restored: Option<Restored>,
+    /// All names that messages of this life have had.
+    names: BTreeSet<OutboxId>,
     flapping: Outbox,
     /// When the time to live of the last message is over.
     last_expiry: Instant,
@@ -793,6 +799,7 @@ impl Outboxes {
         let (config, id) = (outbox.config().clone(), outbox.id());
         let mut last_expiry = Instant::ZERO;
         let mut rises = true;
+        let mut names = BTreeSet::from([id]);
         let plain = match &life.restored {
             None => Outbox::new(config, id).map_err(|error| life.unmade(Statement::D3, &error))?,
             Some((at, snapshot)) => {
@@ -800,16 +807,20 @@ impl Outboxes {
                     rises &= *at + ttl >= last_expiry;
                     last_expiry = last_expiry.max(*at + ttl);
                 }
+                names.extend(snapshot.messages.iter().map(|message| message.id.outbox));
                 Outbox::restore(config, id, *at, snapshot.clone())
                     .map_err(|error| life.unmade(Statement::D3, &error))?
             }
         };
-        let names = vec![(plain.next_seq(), id)];
-        let restored = Restored { outbox: plain.clone(), names, pings: BTreeMap::new() };
+        let restored = Restored {
+            outbox: plain.clone(),
+            names: vec![(plain.next_seq(), id)],
+            pings: BTreeMap::new(),
+        };
         let flapping = plain.clone();
         let restored = Some(restored).filter(|_| rises);
         let clock = life.begins_at();
-        Ok(Self { plain, restored, flapping, last_expiry, clock, rests: 0, newest: 0 })
+        Ok(Self { plain, restored, names, flapping, last_expiry, clock, rests: 0, newest: 0 })
     }
 
     fn say(&mut self, at: Instant, event: OutboxEvent) {
@@ -819,6 +830,11 @@ impl Outboxes {
         }
         self.plain.handle(at, event);
         self.flapping.handle(at, apart(event));
+        // A name is forgotten with its last message, and after a restore that is sooner. So a lie
+        // about one that nobody had may be believed by one of the two.
+        if matches!(event, OutboxEvent::NackedFrom(_, id, _) if !self.names.contains(&id.outbox)) {
+            self.restored = None;
+        }
         if let Some(restored) = &mut self.restored {
             let event = match event {
                 OutboxEvent::NackedFrom(a, id, nack) if id.outbox == self.plain.id() => {

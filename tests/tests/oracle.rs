@@ -386,6 +386,30 @@ fn delays_that_are_too_short_to_be_chance_are_refused_and_those_that_were_cut_sh
     assert_eq!(dials(1, false), Ok(()));
 }
 
+#[test]
+fn a_refusal_in_a_pause_makes_it_no_longer_and_no_shorter() {
+    let sends_after = |millis| {
+        let story = Story::up().push(1).push(2).send(1).send(2);
+        judge(&story.nack(1).later(100).nack(2).later(millis).send(1))
+    };
+    assert_eq!(sends_after(400), Ok(()));
+    assert_eq!(sends_after(399).map_err(|violation| violation.statement), Err(Statement::S6));
+}
+
+#[test]
+fn a_refusal_by_a_name_that_nobody_had_calls_nothing_back() {
+    let goes_on_after = |outbox| {
+        let story = Story::sent().pinged_and_ponged().delivered(1).push(2).send(2);
+        let id = MessageId { outbox, seq: Seq::new(1) };
+        let signal = Signal::NackFrom(id, Nack::Transient);
+        let heard = Seen::Signalled { attempt: story.attempt, signal, honest: false };
+        judge(&story.see(heard).push(3).send(3))
+    };
+    assert_eq!(goes_on_after(OutboxId::new(99)), Ok(()));
+    let refused = goes_on_after(OUTBOX).map_err(|violation| violation.statement);
+    assert_eq!(refused, Err(Statement::S5), "2 has to go again before it");
+}
+
 // ---- Histories that are refused -----------------------------------------------------------------
 
 /// The fault is in the last moments.
