@@ -25,6 +25,14 @@
 //! **Answered.** [`poll`](Inbox::poll) gives the acks and the nack that are owed. They are derived
 //! from what is done: one cumulative ack for each outbox, however many messages it covers.
 //!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Idle
+//!     Idle --> Open: Connect
+//!     Open --> Refusing: Offer, Refuse
+//!     Refusing --> Open: Connect, Offer
+//! ```
+//!
 //! | event | what happens |
 //! |---|---|
 //! | connect | older lanes are dead; no refusal; nothing is owed but for what is done from now on |
@@ -109,7 +117,7 @@ use crate::{
 };
 
 /// The settings of an [`Inbox`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InboxConfig {
     /// How many outboxes of the sender are remembered. Default 64; 1 to 1,024.
     pub max_outboxes: usize,
@@ -178,6 +186,20 @@ pub struct InboxStats {
     pub stale: u64,
 }
 
+/// What an inbox as a whole is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum InboxState {
+    /// The sender has not connected yet. [`connect`](Inbox::connect) ends it.
+    Idle,
+    /// Messages are taken.
+    Open,
+    /// A message was refused, and nothing is taken until the sender has gone back.
+    Refusing {
+        /// The first message that is to come again.
+        id: MessageId,
+    },
+}
+
 /// What is known of one outbox.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Known {
@@ -207,7 +229,7 @@ struct Refusal {
 }
 
 /// Machine 3; see the [module docs](self).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Inbox {
     config: InboxConfig,
     lane: Lane,
@@ -380,6 +402,15 @@ impl Inbox {
     }
 
     // ---- Getters ------------------------------------------------------------------------------
+
+    /// What the inbox as a whole is doing.
+    pub fn state(&self) -> InboxState {
+        match self.refusal {
+            Some(Refusal { id, .. }) => InboxState::Refusing { id },
+            None if self.lane == Lane(0) => InboxState::Idle,
+            None => InboxState::Open,
+        }
+    }
 
     /// The last message of an outbox that is done; none if none is, or the outbox is not known.
     pub fn mark(&self, outbox: OutboxId) -> Option<Seq> {

@@ -86,7 +86,7 @@ pub use connection::{
     ConnectionStats, Link, StopReason,
 };
 pub use dialect::{Beat, Body, Dialect, Frame, Greeting, Opened, Plain, Received, Signal, Sink};
-pub use inbox::{Answer, Inbox, InboxConfig, InboxStats, Lane, NotInProgress, Offer};
+pub use inbox::{Answer, Inbox, InboxConfig, InboxState, InboxStats, Lane, NotInProgress, Offer};
 pub use loss::{Loss, Refusal, Verdict, VerdictFn, VerdictLimits};
 #[cfg(feature = "json")]
 pub use numbered::{Json, Numbered, NumberedConfig};

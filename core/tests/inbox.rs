@@ -1,8 +1,8 @@
 //! The inbox, rule by rule.
 
 use bowline_core::{
-    Answer, Inbox, InboxConfig, InboxStats, Lane, MessageId, Nack, NotInProgress, Offer, OutboxId,
-    Seq,
+    Answer, Inbox, InboxConfig, InboxState, InboxStats, Lane, MessageId, Nack, NotInProgress,
+    Offer, OutboxId, Seq,
 };
 use proptest::prelude::*;
 
@@ -11,6 +11,20 @@ use Nack::{Permanent, Transient};
 use Offer::{Duplicate, New, Refused, Stale};
 
 // ---- New, done, acknowledged --------------------------------------------------------------------
+
+#[test]
+fn an_inbox_is_idle_until_the_sender_connects_and_refusing_until_it_has_gone_back() {
+    let mut inbox = Inbox::new(InboxConfig::default()).unwrap();
+    assert_eq!(inbox.state(), InboxState::Idle);
+    let lane = inbox.connect();
+    assert_eq!(inbox.state(), InboxState::Open);
+    assert_eq!(inbox.offer(lane, id(A, 1), seq(1)), New);
+    assert_eq!(inbox.offer(lane, id(A, 2), seq(1)), New);
+    assert_eq!(inbox.refuse(id(A, 1), Transient), Ok(()));
+    assert_eq!(inbox.state(), InboxState::Refusing { id: id(A, 1) });
+    assert_eq!(inbox.offer(lane, id(A, 1), seq(1)), New);
+    assert_eq!(inbox.state(), InboxState::Open);
+}
 
 /// H37: a message is recognised by the name that it keeps.
 #[test]

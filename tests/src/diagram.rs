@@ -1,6 +1,6 @@
 //! The pictures of the machines, drawn by walking through the real code.
 //!
-//! [`connection`] and [`outbox`] drive a machine from every state that it can reach, within the
+//! [`connection`], [`outbox`] and [`inbox`] drive a machine from every state that it can reach, within the
 //! bounds that they name, with every event, and collect what leads from one state to another.
 //! [`Edges::mermaid`] draws that; a test compares it with README and the module docs. A simulation
 //! can ask of each step that it sees whether it is [explained](Edges::explain) by the picture, and
@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bowline_core::{
     Ack, Attempt, Backoff, Body, Connection, ConnectionConfig, ConnectionEvent, ConnectionOutput,
-    ConnectionState, Deadline, Instant, Jitter, Level, Loss, MessageId, Nack, Outbox, OutboxConfig,
-    OutboxEvent, OutboxId, OutboxOutput, OutboxState, PushOptions, Refusal, Seq, Timer, Wire,
+    ConnectionState, Deadline, Inbox, InboxConfig, InboxState, Instant, Jitter, Lane, Level, Loss,
+    MessageId, Nack, Offer, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,
+    PushOptions, Refusal, Seq, Timer, Wire,
 };
 use rand_core::TryRng;
 
@@ -404,6 +405,78 @@ impl Walker {
         }
         (outbox_event(event), timer, walker)
     }
+}
+
+// ---- Inbox ----------------------------------------------------------------------------------------
+
+/// The states of the inbox, in the order in which they are drawn.
+pub const INBOX_STATES: [&str; 3] = ["Idle", "Open", "Refusing"];
+
+/// What an inbox is told, in the order in which it is declared.
+pub const INBOX_EVENTS: [&str; 4] = ["Connect", "Offer", "Done", "Refuse"];
+
+/// The place of a state in [`INBOX_STATES`].
+pub const fn inbox_state_place(state: InboxState) -> usize {
+    match state {
+        InboxState::Idle => 0,
+        InboxState::Open => 1,
+        InboxState::Refusing { .. } => 2,
+    }
+}
+
+/// The events of one walk of the inbox. Seven show the same edges.
+const INBOX_STEPS: usize = 5;
+
+/// The steps of an inbox with room for one message of one outbox, in up to 5 events.
+pub fn inbox() -> Edges {
+    let mut edges =
+        Edges { first: "Idle", order: &INBOX_STATES, edges: BTreeSet::new(), states: 0 };
+    let config = InboxConfig { max_outboxes: 1, max_in_progress: 1 };
+    let first = match Inbox::new(config) {
+        Ok(first) => first,
+        Err(error) => panic!("{error}"),
+    };
+    walk(
+        &mut edges,
+        (first, None, INBOX_STEPS),
+        Clone::clone,
+        |(machine, ..)| INBOX_STATES[inbox_state_place(machine.state())],
+        inbox_steps,
+    );
+    edges
+}
+
+type Receiver = (Inbox, Option<Lane>, usize);
+
+fn inbox_steps((machine, lane, left): &Receiver) -> Vec<Step<Receiver>> {
+    if *left == 0 {
+        return Vec::new();
+    }
+    let mut steps = Vec::new();
+    let mut told = |event, tell: &dyn Fn(&mut Inbox) -> Option<Lane>| {
+        let mut machine = machine.clone();
+        let newest = tell(&mut machine).or(*lane);
+        steps.push((event, None, (machine, newest, left - 1)));
+    };
+    told("Connect", &|inbox| Some(inbox.connect()));
+    for (outbox, seq) in [(1, 1), (1, 2), (2, 1)] {
+        let id = MessageId { outbox: OutboxId::new(outbox), seq: Seq::new(seq) };
+        for base in [Seq::new(1), id.seq] {
+            told("Offer", &|inbox| {
+                let _: Option<Offer> = lane.map(|lane| inbox.offer(lane, id, base));
+                None
+            });
+        }
+        // What is not in progress is refused, and changes nothing.
+        told("Done", &|inbox| inbox.done(id).err().and(None));
+        for nack in [Nack::Transient, Nack::Permanent] {
+            told("Refuse", &|inbox| inbox.refuse(id, nack).err().and(None));
+        }
+    }
+    if let Some(lane) = *lane {
+        told("", &|inbox| inbox.poll(lane).and(None));
+    }
+    steps
 }
 
 // ---- Walking --------------------------------------------------------------------------------------

@@ -184,11 +184,13 @@ pub enum Seen {
     },
     /// The peer's application has taken a message in, for the first time or again.
     Processed {
-        /// As in [`Arrived`](Seen::Arrived).
+        /// As in [`Arrived`](Seen::Arrived); `NONE` also if no connection was open.
         attempt: Attempt,
         /// The number in its payload.
         message: u64,
     },
+    /// The peer has forgotten what it had taken in.
+    Forgot,
 
     // ---- The simulation ---------------------------------------------------------------------------
     /// The faults are off from now on and the peer answers: the statements of liveness hold.
@@ -363,6 +365,7 @@ impl fmt::Display for Moment {
             Seen::Processed { attempt, message } => {
                 write!(f, "        message {message} is processed on {attempt}")
             }
+            Seen::Forgot => f.write_str("        the peer forgets all that it has taken in"),
             Seen::Quiet { trip } => write!(f, "the faults end; a round trip takes {trip:?}"),
             Seen::Ended => f.write_str("the end"),
         }

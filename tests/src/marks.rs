@@ -26,10 +26,12 @@ use rand_core::Rng;
 
 use crate::{
     diagram::{
-        self, CONNECTION_EVENTS, CONNECTION_STATES, Edges, OUTBOX_EVENTS, OUTBOX_STATES,
-        connection_event_place, connection_state_place, outbox_event_place, outbox_state_place,
+        self, CONNECTION_EVENTS, CONNECTION_STATES, Edges, INBOX_EVENTS, INBOX_STATES,
+        OUTBOX_EVENTS, OUTBOX_STATES, connection_event_place, connection_state_place,
+        outbox_event_place, outbox_state_place,
     },
     op::{ClientOp, Op},
+    watched::InboxStep,
 };
 
 /// One place that a run can pass.
@@ -208,11 +210,14 @@ rare! {
 const STALE: &str = "Stale";
 const CONNECTION_COLUMNS: usize = CONNECTION_EVENTS.len() + 1;
 const OUTBOX_COLUMNS: usize = OUTBOX_EVENTS.len() + 1;
+const INBOX_COLUMNS: usize = INBOX_EVENTS.len() + 1;
 const CONNECTION_STALE: usize = CONNECTION_EVENTS.len();
 const OUTBOX_STALE: usize = OUTBOX_EVENTS.len();
+const INBOX_STALE: usize = INBOX_EVENTS.len();
 
 const OUTBOX_CELLS: usize = CONNECTION_STATES.len() * CONNECTION_COLUMNS;
-const RARE: usize = OUTBOX_CELLS + OUTBOX_STATES.len() * OUTBOX_COLUMNS;
+const INBOX_CELLS: usize = OUTBOX_CELLS + OUTBOX_STATES.len() * OUTBOX_COLUMNS;
+const RARE: usize = INBOX_CELLS + INBOX_STATES.len() * INBOX_COLUMNS;
 const LOSSES: usize = RARE + Rare::ALL.len();
 
 /// Why the event never reaches the connection in the state.
@@ -247,6 +252,15 @@ fn impossible_for_outbox(state: &str, event: &str) -> Option<&'static str> {
             Some("a client passes flushes and pongs on only while its outbox has a link")
         }
         ("Down", STALE) => Some("a link that is down has no attempt: the event's own cell counts"),
+        _ => None,
+    }
+}
+
+/// Why an inbox is never told this in the state.
+fn impossible_for_inbox(state: &str, event: &str) -> Option<&'static str> {
+    match (state, event) {
+        ("Idle", "Offer" | STALE) => Some("a lane comes with a connection"),
+        ("Idle", "Done" | "Refuse") => Some("nothing is in progress before a first connection"),
         _ => None,
     }
 }
@@ -287,6 +301,7 @@ struct Book {
     impossible: Vec<usize>,
     connection: Vec<Step>,
     outbox: Vec<Step>,
+    inbox: Vec<Step>,
 }
 
 static BOOK: LazyLock<Book> = LazyLock::new(Book::new);
@@ -307,6 +322,7 @@ impl Book {
         };
         cells("Connection", &CONNECTION_STATES, &CONNECTION_EVENTS, impossible_for_connection);
         cells("Outbox", &OUTBOX_STATES, &OUTBOX_EVENTS, impossible_for_outbox);
+        cells("Inbox", &INBOX_STATES, &INBOX_EVENTS, impossible_for_inbox);
         for (rare, about) in Rare::ALL {
             marks.push(Mark { name: format!("{rare:?}"), about: about.trim(), impossible: None });
         }
@@ -353,9 +369,10 @@ impl Book {
             &OUTBOX_EVENTS,
             impossible_edge_of_outbox,
         );
+        let inbox = steps("Inbox", &diagram::inbox(), &INBOX_STATES, &INBOX_EVENTS, |_| None);
         let is_impossible = |mark: &usize| marks[*mark].impossible.is_some();
         let impossible = (0..marks.len()).filter(is_impossible).collect();
-        Self { marks, impossible, connection, outbox }
+        Self { marks, impossible, connection, outbox, inbox }
     }
 }
 
@@ -568,6 +585,23 @@ impl Watch {
         }
         self.causes.1 |= bit(place);
         self.hit(cells + place);
+    }
+
+    /// The peer's inbox was told something.
+    pub(crate) fn inbox(&mut self, InboxStep { from, event, to }: InboxStep) {
+        self.hit(INBOX_CELLS + from * INBOX_COLUMNS + event.unwrap_or(INBOX_STALE));
+        if from == to {
+            return;
+        }
+        let fits = |step: &&Step| (step.from, Some(step.event), step.to) == (from, event, to);
+        match self.book.inbox.iter().find(fits) {
+            Some(step) => self.hit(step.mark),
+            None => {
+                let causes = event.map_or(0, bit);
+                let (from, to) = (INBOX_STATES[from], INBOX_STATES[to]);
+                self.off_the_picture("Inbox", from, to, causes, &INBOX_EVENTS);
+            }
+        }
     }
 
     // ---- Before -----------------------------------------------------------------------------------

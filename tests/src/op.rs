@@ -199,6 +199,8 @@ ops! {
         NoPongs = "no-pongs",
         /// Its application does not look at what its library has read.
         Hold = "hold",
+        /// Its application takes messages in and does not decide on them, until `go`.
+        Slow = "slow",
         /// Its application goes on.
         Go = "go",
         /// It refuses a message.

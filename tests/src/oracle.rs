@@ -50,6 +50,9 @@ pub struct Rules {
     /// ([`Signal::NackFrom`]). If not, the order in which its application has messages is judged
     /// only where the window is 1. Default yes.
     pub refuses_gaps: bool,
+    /// Whether the peer's application takes each message in only once, unless it has forgotten it
+    /// ([`Seen::Forgot`]), and all in order, whatever connection they come on. Default no.
+    pub takes_once: bool,
     /// Whether the peer's ledger is part of the history. Without it S3 is judged by the evidence
     /// alone, and S4 not at all. Default yes.
     pub ledger: bool,
@@ -61,7 +64,7 @@ pub struct Rules {
 impl Rules {
     /// The defaults.
     pub fn new(config: ClientConfig, outbox: OutboxId) -> Self {
-        Self { config, outbox, refuses_gaps: true, ledger: true, fair: false }
+        Self { config, outbox, refuses_gaps: true, takes_once: false, ledger: true, fair: false }
     }
 }
 
@@ -148,6 +151,8 @@ struct Ledger {
     seq: u64,
     arrived: bool,
     processed: bool,
+    /// It was taken in since the peer forgot for the last time.
+    taken: bool,
     /// It was reported as cancelled or expired.
     void: bool,
 }
@@ -629,6 +634,10 @@ impl Oracle {
             Seen::PeerClosed(_) => Ok(()),
             Seen::Arrived { attempt, message } => self.arrived(attempt, message, false),
             Seen::Processed { attempt, message } => self.arrived(attempt, message, true),
+            Seen::Forgot => {
+                self.ledger.values_mut().for_each(|ledger| ledger.taken = false);
+                Ok(())
+            }
 
             Seen::Quiet { trip } => {
                 self.quiet = Some(trip);
@@ -2788,12 +2797,18 @@ impl Oracle {
             true,
         );
         ledger.arrived = true;
+        let again = processed && core::mem::replace(&mut ledger.taken, true);
         let ledger = *ledger;
+        if self.rules.takes_once && self.rules.ledger && again {
+            let text = format!("the peer's application takes message {message} in twice");
+            return Err(self.violation(Statement::S2, text));
+        }
         let replaced = attempt == Attempt::NONE || attempt < self.peer_attempt;
+        let replaced = replaced && !(processed && self.rules.takes_once);
         if known || replaced || ledger.life != self.life || !self.rules.ledger {
             return Ok(());
         }
-        self.peer_attempt = attempt;
+        self.peer_attempt = self.peer_attempt.max(attempt);
         let newest = if processed { &mut self.application_to } else { &mut self.library_to };
         if ledger.seq > *newest {
             *newest = ledger.seq;

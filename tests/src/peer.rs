@@ -7,14 +7,16 @@
 //! [oracle](crate::oracle) writes it down.
 //!
 //! Four are here: [`PlainPeer`] knows nothing of the client, [`PositionalPeer`] answers each message
-//! in its turn, [`NamedPeer`] names what it answers, and [`NumberedPeer`] speaks
-//! [`Numbered`] and keeps an [`Inbox`].
+//! in its turn, [`NamedPeer`] names what it answers, and [`NumberedPeer`] speaks [`Numbered`]. The last
+//! two keep an [`Inbox`](bowline_core::Inbox).
+
+pub use crate::watched::WatchedInbox;
 
 use core::time::Duration;
 use std::collections::HashMap;
 
 use bowline_core::{
-    Ack, Batch, Beat, Body, Dialect, Greeting, Inbox, InboxConfig, Lane, Level, MessageId, Nack,
+    Ack, Answer, Batch, Beat, Body, Dialect, Greeting, InboxConfig, Lane, Level, MessageId, Nack,
     Offer, Opened, OutboxId, Plain, Refusal, Seq, Sink,
     numbered::{self, Json, Messages, Numbered, NumberedConfig},
 };
@@ -44,6 +46,13 @@ pub trait Peer {
 
     /// Takes in a frame.
     fn take(&mut self, frame: &Body, desk: &mut Desk);
+
+    /// Comes to a frame that was left of a connection before the newest. Nobody hears what it answers,
+    /// and it had better drop it.
+    fn take_late(&mut self, _frame: &Body, _desk: &mut Desk) {}
+
+    /// Decides on what it has taken in while its desk was [slow](Desk::is_slow).
+    fn finish(&mut self, _desk: &mut Desk) {}
 
     /// A frame with a message of its own.
     fn say(&self) -> Body {
@@ -81,8 +90,22 @@ pub trait Peer {
         true
     }
 
-    /// Loses what it remembers of its clients.
+    /// Whether its application takes each message in only once, whatever is sent again, unless it has
+    /// [forgotten](Self::forget) it.
+    fn takes_once(&self) -> bool {
+        false
+    }
+
+    /// Its process dies, and is there again with what it has stored.
+    fn restart(&mut self) {}
+
+    /// Loses what it remembers of its clients, stored or not.
     fn forget(&mut self) {}
+
+    /// The inbox that it keeps, if it does, for the [marks](crate::marks).
+    fn inbox(&mut self) -> Option<&mut WatchedInbox> {
+        None
+    }
 }
 
 /// Where an application decides and answers.
@@ -90,6 +113,7 @@ pub trait Peer {
 pub struct Desk {
     /// Messages to be refused: after how many others, and how.
     pub(crate) refusals: Vec<(u64, Nack)>,
+    pub(crate) slow: bool,
     pub(crate) processed: Vec<u64>,
     /// Each with whether it is an ack.
     pub(crate) answers: Vec<(Body, bool)>,
@@ -103,6 +127,12 @@ impl Desk {
             *after = after.saturating_sub(1);
         }
         due.map(|place| self.refusals.swap_remove(place).1)
+    }
+
+    /// Whether what is taken in now is better left in progress, until it is told to
+    /// [finish](Peer::finish).
+    pub fn is_slow(&self) -> bool {
+        self.slow
     }
 
     /// The message is taken in.
@@ -387,6 +417,76 @@ impl Peer for PositionalPeer {
     }
 }
 
+// ---- Reception ----------------------------------------------------------------------------------
+
+/// An application with an inbox. What is new is in progress until it is decided on, all at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Reception {
+    inbox: WatchedInbox,
+    /// The newest connection, and the one before.
+    lanes: [Option<Lane>; 2],
+    /// With the number of each message.
+    in_progress: Vec<(MessageId, u64)>,
+}
+
+impl Default for Reception {
+    fn default() -> Self {
+        let inbox = WatchedInbox::new(Self::CONFIG).expect("the settings are in their ranges");
+        Self { inbox, lanes: [None; 2], in_progress: Vec::new() }
+    }
+}
+
+impl Reception {
+    /// A frame has no more messages than may be in progress: only a slow application is ever full.
+    const CONFIG: InboxConfig =
+        InboxConfig { max_outboxes: 64, max_in_progress: NumberedPeer::FRAME_MESSAGES };
+
+    fn connect(&mut self) {
+        self.lanes = [Some(self.inbox.connect()), self.lanes[0]];
+    }
+
+    fn restart(&mut self) {
+        self.inbox.restart(Self::CONFIG).expect("the settings are in their ranges");
+        self.lanes = [None; 2];
+        self.in_progress.clear();
+    }
+
+    /// A message comes on the newest connection, or late, on the one before.
+    fn offer(&mut self, late: bool, id: MessageId, base: Seq, message: u64) {
+        let Some(lane) = self.lanes[usize::from(late)] else { return };
+        if self.inbox.offer(lane, id, base) == Offer::New {
+            self.in_progress.push((id, message));
+        }
+    }
+
+    /// Takes in what is in progress, up to the first message that is refused, in one transaction;
+    /// unless its desk is slow.
+    fn decide(&mut self, desk: &mut Desk) {
+        if desk.is_slow() {
+            return;
+        }
+        let (mut last, mut refused) = (None, None);
+        for (id, message) in self.in_progress.drain(..) {
+            if let Some(nack) = desk.judge() {
+                refused = Some((id, nack));
+                break;
+            }
+            desk.processed(message);
+            last = Some(id);
+        }
+        let inbox = &mut self.inbox;
+        let stored = last.map_or(Ok(()), |id| inbox.done(id));
+        let refused = refused.map_or(Ok(()), |(id, nack)| inbox.refuse(id, nack));
+        stored.and(refused).expect("what is new is in progress");
+    }
+
+    /// Decides, and answers.
+    fn answers<'a>(&'a mut self, desk: &mut Desk) -> impl Iterator<Item = Answer> + use<'a> {
+        self.decide(desk);
+        core::iter::from_fn(|| self.inbox.poll(self.lanes[0]?))
+    }
+}
+
 // ---- Named --------------------------------------------------------------------------------------
 
 /// A dialect in which an answer is a list of letters with a number: `o` is an ack of that one, `u`
@@ -478,8 +578,7 @@ impl Dialect for Named {
 pub struct NamedPeer {
     greets: bool,
     beat: Option<Duration>,
-    inbox: Inbox,
-    lane: Lane,
+    reception: Reception,
     newest: Option<MessageId>,
     /// Instead of the inbox, if it takes gaps: whether it took a message, or has refused it for good.
     answered: Option<HashMap<MessageId, bool>>,
@@ -488,8 +587,8 @@ pub struct NamedPeer {
 impl NamedPeer {
     /// A server that awaits a greeting, or not.
     pub fn new(greets: bool) -> Self {
-        let mut inbox = fresh_inbox();
-        Self { greets, beat: None, lane: inbox.connect(), inbox, newest: None, answered: None }
+        let reception = Reception::default();
+        Self { greets, beat: None, reception, newest: None, answered: None }
     }
 
     /// How often the client sends a beat, if it does.
@@ -503,16 +602,29 @@ impl NamedPeer {
     pub fn takes_gaps(self, takes_gaps: bool) -> Self {
         Self { answered: takes_gaps.then(HashMap::new), ..self }
     }
+
+    fn answer(&mut self, desk: &mut Desk) {
+        let answers = self.reception.answers(desk);
+        let only_one = desk.processed.len() == 1;
+        for answer in answers {
+            match answer {
+                Answer::Ack(id) => {
+                    // Of a duplicate the sender may have missed the acks of others too.
+                    let alone = only_one && id.seq.get() % 2 == 0;
+                    let letter = if alone { b'o' } else { b'u' };
+                    desk.ack(named(letter, id));
+                }
+                Answer::Nack(id, Nack::Transient) => desk.answer(named(b'g', id)),
+                Answer::Nack(id, Nack::Permanent) => desk.answer(named(b'r', id)),
+            }
+        }
+    }
 }
 
 impl Default for NamedPeer {
     fn default() -> Self {
         Self::new(false)
     }
-}
-
-fn fresh_inbox() -> Inbox {
-    Inbox::new(InboxConfig::default()).expect("the defaults are in their ranges")
 }
 
 impl Peer for NamedPeer {
@@ -531,7 +643,7 @@ impl Peer for NamedPeer {
     }
 
     fn connect(&mut self) {
-        self.lane = self.inbox.connect();
+        self.reception.connect();
     }
 
     fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
@@ -574,21 +686,36 @@ impl Peer for NamedPeer {
                 }
             };
         }
-        let news = desk.processed.len();
-        offer(&mut self.inbox, self.lane, id, Seq::new(base), message, desk);
-        let is_new = desk.processed.len() > news;
-        while let Some(answer) = self.inbox.poll(self.lane) {
-            match answer {
-                bowline_core::Answer::Ack(id) => {
-                    // Of a duplicate the sender may have missed the acks of others too.
-                    let alone = is_new && id.seq.get() % 2 == 0;
-                    let letter = if alone { b'o' } else { b'u' };
-                    desk.ack(named(letter, id));
-                }
-                bowline_core::Answer::Nack(id, Nack::Transient) => desk.answer(named(b'g', id)),
-                bowline_core::Answer::Nack(id, Nack::Permanent) => desk.answer(named(b'r', id)),
-            }
+        self.reception.offer(false, id, Seq::new(base), message);
+        self.answer(desk);
+    }
+
+    fn take_late(&mut self, frame: &Body, desk: &mut Desk) {
+        let bytes = frame.as_bytes();
+        let base_and_message = (u64_at(bytes, NAME), u64_at(bytes, NAME + 8));
+        let (Some(id), (Some(base), Some(message))) = (name_in(bytes), base_and_message) else {
+            return;
+        };
+        if self.answered.is_none() {
+            self.reception.offer(true, id, Seq::new(base), message);
+            self.answer(desk);
         }
+    }
+
+    fn finish(&mut self, desk: &mut Desk) {
+        self.answer(desk);
+    }
+
+    fn takes_once(&self) -> bool {
+        self.answered.is_none()
+    }
+
+    fn restart(&mut self) {
+        self.reception.restart();
+    }
+
+    fn inbox(&mut self) -> Option<&mut WatchedInbox> {
+        Some(&mut self.reception.inbox)
     }
 
     fn say(&self) -> Body {
@@ -618,26 +745,11 @@ impl Peer for NamedPeer {
     }
 
     fn forget(&mut self) {
-        self.inbox = fresh_inbox();
-        self.lane = self.inbox.connect();
+        self.reception = Reception::default();
         if let Some(answered) = &mut self.answered {
             answered.clear();
         }
     }
-}
-
-fn offer(inbox: &mut Inbox, lane: Lane, id: MessageId, base: Seq, message: u64, desk: &mut Desk) {
-    if inbox.offer(lane, id, base) != Offer::New {
-        return;
-    }
-    let stored = match desk.judge() {
-        Some(nack) => inbox.refuse(id, nack),
-        None => {
-            desk.processed(message);
-            inbox.done(id)
-        }
-    };
-    stored.expect("what is new is in progress");
 }
 
 fn beyond(id: MessageId, far: bool) -> MessageId {
@@ -647,18 +759,36 @@ fn beyond(id: MessageId, far: bool) -> MessageId {
 
 // ---- Numbered -----------------------------------------------------------------------------------
 
-/// A server that speaks [`Numbered`] and keeps an [`Inbox`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A server that speaks [`Numbered`] and keeps an inbox.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NumberedPeer {
-    inbox: Inbox,
-    lane: Lane,
+    reception: Reception,
     newest: Option<MessageId>,
 }
 
-impl Default for NumberedPeer {
-    fn default() -> Self {
-        let mut inbox = fresh_inbox();
-        Self { lane: inbox.connect(), inbox, newest: None }
+impl NumberedPeer {
+    const FRAME_MESSAGES: usize = 3;
+
+    fn offer(&mut self, late: bool, frame: &Body) {
+        let Ok(Messages { outbox, base, messages }) = Messages::parse(frame) else { return };
+        for (seq, data) in messages {
+            let id = MessageId { outbox, seq };
+            if !late {
+                self.newest = Some(id);
+            }
+            self.reception.offer(late, id, base, json_number(data.as_str()));
+        }
+    }
+
+    fn answer(&mut self, desk: &mut Desk) {
+        let mut only_acks = true;
+        let answers = self
+            .reception
+            .answers(desk)
+            .inspect(|answer| only_acks &= matches!(answer, Answer::Ack(_)));
+        if let Some(reply) = numbered::reply(answers, None) {
+            desk.answers.push((reply, only_acks));
+        }
     }
 }
 
@@ -666,7 +796,10 @@ impl Peer for NumberedPeer {
     type Dialect = Numbered;
 
     fn dialect(&self) -> Numbered {
-        let config = NumberedConfig { max_frame_messages: 3, ..NumberedConfig::default() };
+        let config = NumberedConfig {
+            max_frame_messages: Self::FRAME_MESSAGES,
+            ..NumberedConfig::default()
+        };
         Numbered::new(config).expect("the settings are in their ranges")
     }
 
@@ -679,7 +812,7 @@ impl Peer for NumberedPeer {
     }
 
     fn connect(&mut self) {
-        self.lane = self.inbox.connect();
+        self.reception.connect();
     }
 
     fn read(&self, frame: &Body, messages: &mut Vec<u64>) {
@@ -689,20 +822,29 @@ impl Peer for NumberedPeer {
     }
 
     fn take(&mut self, frame: &Body, desk: &mut Desk) {
-        let Ok(Messages { outbox, base, messages }) = Messages::parse(frame) else { return };
-        for (seq, data) in messages {
-            let id = MessageId { outbox, seq };
-            self.newest = Some(id);
-            offer(&mut self.inbox, self.lane, id, base, json_number(data.as_str()), desk);
-        }
-        let lane = self.lane;
-        let mut only_acks = true;
-        let answers = core::iter::from_fn(|| self.inbox.poll(lane))
-            .inspect(|answer| only_acks &= matches!(answer, bowline_core::Answer::Ack(_)));
-        let reply = numbered::reply(answers, None);
-        if let Some(reply) = reply {
-            desk.answers.push((reply, only_acks));
-        }
+        self.offer(false, frame);
+        self.answer(desk);
+    }
+
+    fn take_late(&mut self, frame: &Body, desk: &mut Desk) {
+        self.offer(true, frame);
+        self.answer(desk);
+    }
+
+    fn finish(&mut self, desk: &mut Desk) {
+        self.answer(desk);
+    }
+
+    fn takes_once(&self) -> bool {
+        true
+    }
+
+    fn restart(&mut self) {
+        self.reception.restart();
+    }
+
+    fn inbox(&mut self) -> Option<&mut WatchedInbox> {
+        Some(&mut self.reception.inbox)
     }
 
     fn say(&self) -> Body {
@@ -712,16 +854,15 @@ impl Peer for NumberedPeer {
 
     fn lie(&self, far: bool) -> Option<Body> {
         let id = beyond(self.newest?, far);
-        numbered::reply([bowline_core::Answer::Ack(id)], None)
+        numbered::reply([Answer::Ack(id)], None)
     }
 
     fn denial(&self, nack: Nack) -> Option<Body> {
-        numbered::reply([bowline_core::Answer::Nack(self.newest?, nack)], None)
+        numbered::reply([Answer::Nack(self.newest?, nack)], None)
     }
 
     fn forget(&mut self) {
-        self.inbox = fresh_inbox();
-        self.lane = self.inbox.connect();
+        self.reception = Reception::default();
     }
 }
 

@@ -3,7 +3,7 @@
 use core::{fmt, ops::Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bowline_core::{ClientConfig, OutboxId};
+use bowline_core::ClientConfig;
 use proptest::{
     strategy::{NewTree, Strategy, ValueTree},
     test_runner::{Config, TestRng, TestRunner},
@@ -108,15 +108,9 @@ pub fn check_trace<P: Peer + Clone>(
     peer: &P,
     trace: &Trace,
 ) -> Result<(), Box<Failure>> {
-    let oracle = |outbox| {
-        let rules = Rules::new(config.clone(), outbox);
-        let fair = trace.settings.chance == Chance::Seeded;
-        Oracle::new(Rules { refuses_gaps: peer.refuses_gaps(), fair, ..rules })
-    };
     let tell = |Trace { settings, ops }: &Trace| {
         let dice = (settings.chance, settings.seed);
-        let witness = |outbox| (Transcript::default(), oracle(outbox));
-        told(run_in(config.clone(), peer.clone(), dice, ops, Lives::Twice, witness))
+        told(run_in(config.clone(), peer.clone(), dice, ops, Lives::Twice, teller))
     };
     tell(trace).0.map_or(Ok(()), |violation| Err(Box::new(reduce(trace, violation, tell))))
 }
@@ -137,20 +131,11 @@ fn reduce(
     Failure { violation: again.unwrap_or(violation), trace, story }
 }
 
-/// What the oracle must know to judge a world with these settings.
-pub fn rules(settings: &Settings, outbox: OutboxId) -> Rules {
-    Rules {
-        refuses_gaps: !settings.takes_gaps,
-        fair: settings.chance == Chance::Seeded,
-        ..Rules::new(settings.config(), outbox)
-    }
-}
-
-/// Runs a trace before a witness, who is made with the name of the first outbox.
+/// Runs a trace before a witness, who is made with the rules of that world.
 pub fn run<W: Witness>(
     trace: &Trace,
     lives: Lives,
-    witness: impl FnOnce(OutboxId) -> W,
+    witness: impl FnOnce(Rules) -> W,
 ) -> Outcome<W> {
     let Trace { settings, ops } = trace;
     let config = settings.config();
@@ -181,7 +166,7 @@ pub fn run_in<P: Peer, W: Witness>(
     dice: (Chance, u64),
     ops: &[Op],
     lives: Lives,
-    witness: impl FnOnce(OutboxId) -> W,
+    witness: impl FnOnce(Rules) -> W,
 ) -> Outcome<W> {
     let mut world = match World::new(config, peer, dice, witness) {
         Ok(world) => world,
@@ -224,14 +209,16 @@ pub fn judge(trace: &Trace) -> Outcome<Oracle> {
 
 /// Runs a trace before the oracle.
 pub fn judge_lives(trace: &Trace, lives: Lives) -> Outcome<Oracle> {
-    run(trace, lives, |outbox| Oracle::new(rules(&trace.settings, outbox)))
+    run(trace, lives, Oracle::new)
 }
 
 /// Runs a trace before the oracle and writes it down.
 pub fn tell(trace: &Trace) -> (Option<Violation>, String) {
-    told(run(trace, Lives::Twice, |outbox| {
-        (Transcript::default(), Oracle::new(rules(&trace.settings, outbox)))
-    }))
+    told(run(trace, Lives::Twice, teller))
+}
+
+fn teller(rules: Rules) -> (Transcript, Oracle) {
+    (Transcript::default(), Oracle::new(rules))
 }
 
 fn told(outcome: Outcome<(Transcript, Oracle)>) -> (Option<Violation>, String) {

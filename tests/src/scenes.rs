@@ -45,6 +45,8 @@ const WITH_ACKS: &[Scene] = &[
     probing,
     probing,
     dies_before_it_answers,
+    slow,
+    slow,
 ];
 
 /// The scenes of a seed, and the settings that they need.
@@ -59,14 +61,15 @@ pub(crate) fn cast(dealer: &mut Dealer, settings: &mut Settings) -> Vec<Scene> {
         scenes.push(greeting);
     }
     let has = |scene: Scene| scenes.iter().any(|other| core::ptr::fn_addr_eq(*other, scene));
-    let (late, levels) = (has(overdue), has(levels) || has(outdated_ping));
+    let (late, levels, full) = (has(overdue), has(levels) || has(outdated_ping), has(slow));
     if late {
         // Between the ping after which the peer is suspect and the end of the attempt.
         settings.ack_limit = Micros(settings.ping_interval.0 + settings.pong_limit.0 / 2);
     }
-    if levels {
-        settings.window = settings.window.max(3).min(settings.queue.max(3));
-        settings.queue = settings.queue.max(3);
+    let at_least = if full { 4 } else { 3 };
+    if levels || full {
+        settings.window = settings.window.max(at_least).min(settings.queue.max(at_least));
+        settings.queue = settings.queue.max(at_least);
     }
     // Whoever may fail a few times only stops where others wait.
     if dealer.chance(if late { 2 } else { 3 }) {
@@ -415,6 +418,26 @@ fn dies_before_it_answers(dealer: &mut Dealer, ops: &mut Vec<Op>) {
     ops.push(one(dealer, Some(Level::Acked), None));
     ops.extend([us(1_500), Op::Peer(PeerOp::Crash), Op::Peer(PeerOp::Behave)]);
     ops.extend([Op::Client(ClientOp::Nudge), us(8_000)]);
+}
+
+/// The peer's application has more messages before it than it can hold, refuses one of them, and comes
+/// to what it had of a connection before.
+fn slow(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    let late = dealer.chance(3);
+    ops.push(Op::Peer(if late { PeerOp::Hold } else { PeerOp::Slow }));
+    let level = Some(Level::Acked);
+    for _ in 0..dealer.rng.random_range(3..6) {
+        ops.push(one(dealer, level, None));
+    }
+    ops.push(us(3_000));
+    let after = dealer.rng.random_range(0..3);
+    let nack = if dealer.chance(4) { Nack::Permanent } else { Nack::Transient };
+    ops.push(Op::Peer(PeerOp::Nack(NackOp { after, nack })));
+    if late || dealer.chance(4) {
+        redial(dealer, ops);
+    }
+    ops.extend([Op::Peer(PeerOp::Go), us(3_000), Op::Pass(dealer.pause())]);
 }
 
 /// Things happen while the outbox drains.

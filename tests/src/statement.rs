@@ -18,7 +18,7 @@ pub enum Statement {
     S1,
     /// Each message settles once. The oracle knows which event settles a message first (answer,
     /// cancel, expiry) and refuses a second report, one that contradicts it, and one that is still
-    /// missing when the drain ends.
+    /// missing when the drain ends. And an application that keeps an inbox takes each in once.
     S2,
     /// Delivered means that the peer had it. Two halves: there must be evidence (a flush, a pong to
     /// a ping sent behind it, an ack that names it, each on the attempt that is up), and the peer's
@@ -27,7 +27,7 @@ pub enum Statement {
     /// First deliveries are in push order, at the peer's library and in its application. Where the
     /// window is above 1 and the peer takes what was sent behind a message that it has refused for
     /// the moment, its application is left out; and what still arrives through a connection that the
-    /// peer has seen replaced is not in any order.
+    /// peer has seen replaced is not in any order, but for an application that keeps an inbox.
     S4,
     /// On one attempt numbers rise, except after a nack; a message that waits is not passed over.
     S5,

@@ -62,6 +62,7 @@ const KINDS: &[Draw] = &[
     |_| Op::Peer(PeerOp::IgnoreClose),
     |_| Op::Peer(PeerOp::NoPongs),
     |_| Op::Peer(PeerOp::Hold),
+    |_| Op::Peer(PeerOp::Slow),
     |d| Op::Peer(PeerOp::Nack(d.nack())),
     |d| Op::Peer(PeerOp::Nack(d.nack())),
     |_| Op::Peer(PeerOp::Ack(AckOp::Late)),

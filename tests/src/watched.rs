@@ -1,8 +1,13 @@
-//! A dialect that notes what goes through it, so that a run can be told from outside.
+//! A dialect and an inbox that note what goes through them, so that a run can be told from outside.
 
 use core::cell::{Cell, RefCell};
 
-use bowline_core::{Batch, Beat, Body, Dialect, Greeting, MessageId, Opened, Signal, Sink};
+use bowline_core::{
+    Answer, Batch, Beat, Body, ConfigError, Dialect, Greeting, Inbox, InboxConfig, Lane, MessageId,
+    Nack, NotInProgress, Offer, Opened, Seq, Signal, Sink,
+};
+
+use crate::diagram::inbox_state_place;
 
 /// What went through a dialect since it was last looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -86,5 +91,89 @@ impl<D: Dialect<Credentials: Default>> Dialect for Watched<D> {
             self.noted.set(true);
         }
         beat
+    }
+}
+
+/// What an inbox was told, in which state, and where that has led.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct InboxStep {
+    /// As in [`INBOX_STATES`](crate::diagram::INBOX_STATES).
+    pub from: usize,
+    /// As in [`INBOX_EVENTS`](crate::diagram::INBOX_EVENTS); none if that was on a lane that is dead.
+    pub event: Option<usize>,
+    pub to: usize,
+}
+
+/// An [`Inbox`] that notes its steps for the [marks](crate::marks).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchedInbox {
+    inbox: Inbox,
+    steps: Vec<InboxStep>,
+}
+
+impl WatchedInbox {
+    /// As [`Inbox::new`].
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn new(config: InboxConfig) -> Result<Self, ConfigError> {
+        Inbox::new(config).map(|inbox| Self { inbox, steps: Vec::new() })
+    }
+
+    /// Goes on from its own marks, as [`Inbox::restore`] does: what was in progress is forgotten.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn restart(&mut self, config: InboxConfig) -> Result<(), ConfigError> {
+        self.inbox = Inbox::restore(config, self.inbox.marks())?;
+        Ok(())
+    }
+
+    /// As [`Inbox::connect`].
+    pub fn connect(&mut self) -> Lane {
+        self.note(0, Inbox::connect)
+    }
+
+    /// As [`Inbox::offer`].
+    pub fn offer(&mut self, lane: Lane, id: MessageId, base: Seq) -> Offer {
+        let offer = self.note(1, |inbox| inbox.offer(lane, id, base));
+        if let (Offer::Stale, Some(step)) = (offer, self.steps.last_mut()) {
+            step.event = None;
+        }
+        offer
+    }
+
+    /// As [`Inbox::done`].
+    ///
+    /// # Errors
+    /// The message is not in progress.
+    pub fn done(&mut self, id: MessageId) -> Result<(), NotInProgress> {
+        self.note(2, |inbox| inbox.done(id))
+    }
+
+    /// As [`Inbox::refuse`].
+    ///
+    /// # Errors
+    /// The message is not in progress.
+    pub fn refuse(&mut self, id: MessageId, nack: Nack) -> Result<(), NotInProgress> {
+        self.note(3, |inbox| inbox.refuse(id, nack))
+    }
+
+    /// As [`Inbox::poll`].
+    pub fn poll(&mut self, lane: Lane) -> Option<Answer> {
+        self.inbox.poll(lane)
+    }
+
+    /// What was noted since this was last asked for.
+    pub(crate) fn steps(&mut self) -> impl Iterator<Item = InboxStep> {
+        self.steps.drain(..)
+    }
+
+    fn note<T>(&mut self, event: usize, tell: impl FnOnce(&mut Inbox) -> T) -> T {
+        let from = inbox_state_place(self.inbox.state());
+        let answer = tell(&mut self.inbox);
+        let to = inbox_state_place(self.inbox.state());
+        self.steps.push(InboxStep { from, event: Some(event), to });
+        answer
     }
 }

@@ -10,11 +10,12 @@
 //! one of yours.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 
 use bowline_core::{
     Attempt, Body, Client, ClientConfig, ConfigError, ConnectionState, Dialect, Event, Frame,
-    Instant, Key, Loss, Nack, Opened, OutboxId, Output, Phase, Ping, PushOptions, Received,
-    Refusal, Seq, Sink, Snapshot, Wire,
+    Instant, Key, Loss, Nack, Opened, Output, Phase, Ping, PushOptions, Received, Refusal, Seq,
+    Sink, Snapshot, Wire,
 };
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
@@ -28,7 +29,7 @@ use crate::{
         AckOp, ClientOp, ClockOp, DenyOp, FailOp, FrameEndOp, LinkOp, Micros, NackOp, Op, PeerOp,
         Push, RefuseOp, StaleOp, Which,
     },
-    oracle::Oracle,
+    oracle::{Oracle, Rules},
     peer::{Desk, Peer},
     settings::Chance,
     statement::{Statement, Violation},
@@ -255,6 +256,8 @@ pub struct World<P: Peer, W> {
     dial: Option<(Attempt, u64)>,
     link: Option<Connection>,
     rest: Option<Rest>,
+    /// What the peer's application has not looked at of connections before the newest.
+    leftover: VecDeque<(Attempt, Body)>,
     /// Processes of the client that have ended.
     lives: u64,
     /// The newest snapshot, and the name for what is pushed after it.
@@ -282,7 +285,7 @@ pub struct World<P: Peer, W> {
 }
 
 impl<P: Peer, W: Witness> World<P, W> {
-    /// A world in which nothing has happened. The witness is told the name of the first outbox.
+    /// A world in which nothing has happened. The witness is told by which rules it is to be judged.
     ///
     /// # Errors
     /// A setting of the client is out of its range.
@@ -290,13 +293,19 @@ impl<P: Peer, W: Witness> World<P, W> {
         config: ClientConfig,
         peer: P,
         (chance, seed): (Chance, u64),
-        witness: impl FnOnce(OutboxId) -> W,
+        witness: impl FnOnce(Rules) -> W,
     ) -> Result<Self, ConfigError> {
         let dialect = Watched::new(peer.dialect());
         let client = Client::new(config.clone(), dialect, Dice::new(chance, seed, 0))?;
         let saved = client.outbox().snapshot();
+        let rules = Rules {
+            refuses_gaps: peer.refuses_gaps(),
+            takes_once: peer.takes_once(),
+            fair: chance == Chance::Seeded,
+            ..Rules::new(config.clone(), client.outbox().id())
+        };
         let mut world = Self {
-            witness: witness(client.outbox().id()),
+            witness: witness(rules),
             watch: Watch::new(&config),
             config,
             chance,
@@ -314,6 +323,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             dial: None,
             link: None,
             rest: None,
+            leftover: VecDeque::new(),
             lives: 0,
             saved,
             next_message: 1,
@@ -631,9 +641,10 @@ impl<P: Peer, W: Witness> World<P, W> {
             while let Some(Arrival::Bytes(_)) = rest.up.arrive(self.now) {}
             let attempt = rest.attempt;
             while let Some(frame) = self.rest.as_mut().and_then(|rest| rest.up.read()) {
-                // Its library has it. Its application has seen the connection die.
+                // Its library has it. Its application comes to it when the next connection is open.
                 if let Up::Data(body) = frame {
                     self.arrive(attempt, &body);
+                    self.leftover.push_back((attempt, body));
                 }
             }
         }
@@ -707,9 +718,20 @@ impl<P: Peer, W: Witness> World<P, W> {
         killed
     }
 
-    /// The peer's application looks at a frame.
+    /// The peer's application looks at a frame, and then at one that it has of a connection before.
     fn process(&mut self, attempt: Attempt, body: &Body) {
-        self.peer.take(body, &mut self.desk);
+        self.work(attempt, |peer, desk| peer.take(body, desk));
+        if let Some((before, body)) = self.leftover.pop_front() {
+            self.work(before, |peer, desk| peer.take_late(&body, desk));
+        }
+    }
+
+    /// The peer's application works on what came on an attempt.
+    fn work(&mut self, attempt: Attempt, work: impl FnOnce(&mut P, &mut Desk)) {
+        work(&mut self.peer, &mut self.desk);
+        if let Some(inbox) = self.peer.inbox() {
+            inbox.steps().for_each(|step| self.watch.inbox(step));
+        }
         let processed = core::mem::take(&mut self.desk.processed);
         let mut answers = core::mem::take(&mut self.desk.answers);
         for &message in &processed {
@@ -722,7 +744,8 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.desk.processed = processed;
         self.desk.processed.clear();
         for (body, is_ack) in answers.drain(..) {
-            let Some(link) = &mut self.link else { break };
+            let link = self.link.as_mut().filter(|link| link.attempt == attempt);
+            let Some(link) = link.filter(|link| link.peer_open) else { break };
             if is_ack && self.manners.skips > 0 {
                 self.manners.skips -= 1;
                 link.tainted = true;
@@ -789,7 +812,9 @@ impl<P: Peer, W: Witness> World<P, W> {
         let withheld = link.basket.iter();
         withheld.for_each(|body| self.peer.read(body, &mut self.numbers));
         self.unanswered.append(&mut self.numbers);
+        self.peer.restart();
         self.lose(Loss::Io);
+        self.leftover.clear();
     }
 
     /// The driver reads what is there.
@@ -987,6 +1012,7 @@ impl<P: Peer, W: Witness> World<P, W> {
         self.dial = None;
         let Some(link) = self.link.take() else { return };
         if link.peer_open {
+            self.leftover.extend(link.basket.into_iter().map(|body| (link.attempt, body)));
             if self.dialing.lingers {
                 self.rest = Some(Rest { attempt: link.attempt, up: link.up });
             } else {
@@ -1145,11 +1171,13 @@ impl<P: Peer, W: Witness> World<P, W> {
             PeerOp::IgnoreClose => self.manners.ignores_close = true,
             PeerOp::NoPongs => self.manners.no_pongs = true,
             PeerOp::Hold => self.manners.holds = true,
+            PeerOp::Slow => self.desk.slow = true,
             PeerOp::Go => self.go(),
             PeerOp::Nack(NackOp { after, nack }) => self.desk.refusals.push((after, nack)),
             PeerOp::Ack(op) => self.ack(op),
             PeerOp::Forget => {
                 self.peer.forget();
+                self.see(Seen::Forgot);
                 // An honest server drops the connections of a session that it has lost.
                 self.peer_crashes();
             }
@@ -1212,6 +1240,11 @@ impl<P: Peer, W: Witness> World<P, W> {
 
     fn go(&mut self) {
         self.manners.holds = false;
+        if core::mem::take(&mut self.desk.slow) {
+            let link = self.link.as_ref().filter(|link| link.peer_open);
+            let attempt = link.map_or(Attempt::NONE, |link| link.attempt);
+            self.work(attempt, P::finish);
+        }
         let Some(link) = self.link.as_mut().filter(|link| link.peer_open) else { return };
         let attempt = link.attempt;
         for body in core::mem::take(&mut link.basket) {

@@ -23,6 +23,14 @@ fn the_pictures_of_the_outbox_show_the_code() {
 }
 
 #[test]
+fn the_picture_of_the_inbox_shows_the_code() {
+    let edges = diagram::inbox();
+    assert!(edges.states() > 500, "{} states", edges.states());
+    shown("core/src/inbox.rs", 0, &edges.mermaid());
+    shown("README.md", 2, &edges.mermaid());
+}
+
+#[test]
 fn a_step_is_explained_by_its_event_and_the_timers_that_ran_out_with_it() {
     let edges = diagram::connection();
     let way = |from, event, to| edges.explain(from, event, to).map(|way| way.len());

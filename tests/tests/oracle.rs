@@ -410,6 +410,28 @@ fn a_refusal_by_a_name_that_nobody_had_calls_nothing_back() {
     assert_eq!(refused, Err(Statement::S5), "2 has to go again before it");
 }
 
+#[test]
+fn an_application_that_takes_each_message_in_once_does_so_until_it_forgets() {
+    let mut story = Story::up().push(1).push(2).send(1).send(2).arrives(1).arrives(2);
+    let processed = |attempt, message| Seen::Processed { attempt, message };
+    let judge = |story: Story| judge(&story).map_err(|violation| violation.statement);
+    let twice = |story: Story| story.see(processed(A1, 1)).see(processed(A1, 1));
+    assert_eq!(judge(twice(story.clone())), Ok(()), "whoever promises nothing");
+    story.rules.takes_once = true;
+    assert_eq!(judge(twice(story.clone())), Err(Statement::S2));
+    let forgets = story.clone().see(processed(A1, 1)).see(Seen::Forgot).see(processed(A1, 1));
+    assert_eq!(judge(forgets), Ok(()));
+
+    // In order, whichever connection they come on.
+    let again = story.lost(Loss::Io).redial().probed().send(1).arrives(1);
+    let newest = again.attempt;
+    let late = |story: Story| story.see(processed(newest, 2)).see(processed(A1, 1));
+    assert_eq!(judge(late(again.clone())), Err(Statement::S4));
+    let mut again = again;
+    again.rules.takes_once = false;
+    assert_eq!(judge(late(again)), Ok(()));
+}
+
 // ---- Histories that are refused -----------------------------------------------------------------
 
 /// The fault is in the last moments.
