@@ -78,6 +78,33 @@ proptest! {
         }
     }
 
+    /// H19: the smallest number that can be drawn gives the shortest delay that the jitter promises,
+    /// so nobody waits for the ceiling each time.
+    #[test]
+    fn the_smallest_draw_gives_the_floor(backoff in accepted(), failures in counts()) {
+        let ceiling = backoff.ceiling(failures);
+        let delay = backoff.delay(failures, Duration::ZERO, &mut Dice::repeating([0]));
+        let floor = match backoff.jitter {
+            Jitter::Full => Duration::ZERO,
+            Jitter::Equal => Duration::from_micros((ceiling.as_micros() / 2) as u64),
+            Jitter::Decorrelated => backoff.base,
+            _ => ceiling,
+        };
+        prop_assert!(delay.abs_diff(floor) <= Duration::from_micros(1), "{delay:?}, not {floor:?}");
+    }
+
+    /// H15: what is accepted makes sense, and what makes sense is accepted.
+    #[test]
+    fn a_policy_is_accepted_if_its_base_is_within_a_millisecond_and_the_cap(
+        base in prop_oneof![Just(Duration::ZERO), durations(2 * DAY)],
+        cap in prop_oneof![Just(Duration::ZERO), durations(2 * DAY)],
+        factor in 0..4_u32,
+    ) {
+        let accepted = validate(Backoff { base, cap, factor, ..Backoff::default() }).is_ok();
+        let makes_sense = base >= Duration::from_millis(1) && base <= cap && cap <= DAY;
+        prop_assert_eq!(accepted, makes_sense && factor > 0);
+    }
+
     /// H5
     #[test]
     fn the_ceiling_is_the_smaller_of_the_cap_and_the_power(

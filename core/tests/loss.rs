@@ -166,7 +166,11 @@ proptest! {
             prop_assert!(range.start() <= range.end());
             prop_assert!(*range.end() <= limits.retry_after_cap);
             if let Loss::Status { .. } | Loss::Refused(_) = loss {
-                prop_assert_eq!(*range.start(), told.min(limits.retry_after_cap));
+                let told = told.min(limits.retry_after_cap);
+                prop_assert_eq!(*range.start(), told);
+                // H19: not all at once.
+                let spread = (told / 4).max(secs(1));
+                prop_assert_eq!(*range.end(), (told + spread).min(limits.retry_after_cap));
             }
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use bowline_core::{
     Ack, Amount, Attempt, Body, Deadline, FailReason, Failed, Fate, Instant, Key, Level, MessageId,
     Nack, OnSuspected, Outbox, OutboxConfig, OutboxEvent, OutboxId, OutboxOutput, OutboxState,
-    Overflow, PushOptions, Refused, Seq, Timer, Wire, outbox::OutboxView,
+    Overflow, PushOptions, Refused, Seq, Snapshot, Timer, Wire, outbox::OutboxView,
 };
 use proptest::prelude::*;
 
@@ -43,6 +43,22 @@ proptest! {
             pair.apply(op);
         }
         pair.finish();
+    }
+
+    /// H41: what a forged snapshot without messages says of a head is said of no message.
+    #[test]
+    fn a_snapshot_without_messages_charges_no_later_one(
+        charges in any::<u32>(),
+        deaths in any::<u32>(),
+        nacks in any::<u32>(),
+        config in any_config(),
+    ) {
+        let outbox = Outbox::new(config.clone(), OutboxId::new(1)).unwrap();
+        let forged = Snapshot { charges, deaths, nacks, ..outbox.snapshot() };
+        let restored = Outbox::restore(config, OutboxId::new(2), Instant::ZERO, forged);
+        let mut outbox = restored.map_err(|refused| refused.reason).unwrap();
+        outbox.push(Instant::ZERO, Body::binary(vec![0]), PushOptions::default()).unwrap();
+        prop_assert_eq!((outbox.charges(), outbox.suspected()), (0, None));
     }
 
     /// D1, D6: the same inputs later in time give the same outputs as much later.

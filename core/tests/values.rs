@@ -4,6 +4,7 @@ use core::convert::Infallible;
 
 use bowline_core::{Attempt, Body, Frame, Key, OutboxId, Ping, Seq};
 use bytes::Bytes;
+use proptest::prelude::*;
 use rand_core::TryRng;
 
 /// H68: with fewer bits, two outboxes of a large fleet would soon have one name.
@@ -48,6 +49,18 @@ fn bodies_and_keys_show_their_kind_and_size_and_nothing_else() {
     assert_eq!(format!("{:?}", Body::text("secret")), "text(6 B)");
     assert_eq!(format!("{:?}", Body::binary(vec![1, 2])), "binary(2 B)");
     assert_eq!(format!("{:?}", Key::from("secret")), "key(6 B)");
+}
+
+proptest! {
+    /// H63: whatever is in them, two of one size look the same.
+    #[test]
+    fn no_byte_of_a_body_or_a_key_is_shown(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let other = vec![0; bytes.len()];
+        let shown = |bytes: &[u8]| {
+            format!("{:?} {:?}", Body::binary(bytes.to_vec()), Key::from(bytes))
+        };
+        prop_assert_eq!(shown(&bytes), shown(&other));
+    }
 }
 
 /// A generator that draws 1, 2, 3.

@@ -118,6 +118,16 @@ impl Row {
         self.killed_by.is_some() && self.told_by.as_deref() != Some(Self::MISSED)
     }
 
+    /// What stands for a property that noticed a bug.
+    pub fn by_property(test: String) -> String {
+        format!("{test}, a property")
+    }
+
+    /// Whether it was a property.
+    pub fn is_by_property(&self) -> bool {
+        self.killed_by.as_ref().is_some_and(|by| by.ends_with(", a property"))
+    }
+
     /// What stands for no test where there should be one.
     pub fn missed() -> String {
         Self::MISSED.to_owned()

@@ -45,6 +45,17 @@ pub fn shown_by_tests(root: &Path) -> io::Result<Vec<Shown>> {
     Ok(all)
 }
 
+/// The names of the properties in a source: of the functions in its `proptest!` blocks.
+pub fn properties_in(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    scan(source, |_, name, _, in_proptest| {
+        if in_proptest {
+            names.push(name.to_owned());
+        }
+    });
+    names
+}
+
 /// All Rust files in [`FOLDERS`] but what was built.
 fn sources(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -67,10 +78,20 @@ fn sources(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The tests in `source` that show hazards: line, name, numbers.
-///
-/// Reads lines, not Rust: it relies on the layout that rustfmt gives to the code.
 fn tests_in(source: &str) -> Vec<(usize, String, Vec<u32>)> {
     let mut shown = Vec::new();
+    scan(source, |line, name, numbers, _| {
+        if !numbers.is_empty() {
+            shown.push((line, name.to_owned(), numbers));
+        }
+    });
+    shown
+}
+
+/// Finds the tests in `source`: line, name, hazards, and whether it is in a `proptest!` block.
+///
+/// Reads lines, not Rust: it relies on the layout that rustfmt gives to the code.
+fn scan(source: &str, mut found: impl FnMut(usize, &str, Vec<u32>, bool)) {
     let mut proptest_indent = None;
     let mut head = Head::default();
 
@@ -88,12 +109,10 @@ fn tests_in(source: &str) -> Vec<(usize, String, Vec<u32>)> {
         }
         let Head { numbers, test, ignored, .. } = std::mem::take(&mut head);
         let in_proptest = proptest_indent.is_some_and(|outer| indent == outer + 4);
-        let counts = (test || in_proptest) && !ignored && !numbers.is_empty();
-        if let Some(name) = function(line).filter(|_| counts) {
-            shown.push((index + 1, name.to_owned(), numbers));
+        if let Some(name) = function(line).filter(|_| (test || in_proptest) && !ignored) {
+            found(index + 1, name, numbers, in_proptest);
         }
     }
-    shown
 }
 
 /// What stands above an item: its doc comment and its attributes.
@@ -198,6 +217,13 @@ mod tests {
             "fn after() {}",
         ];
         assert_eq!(numbers(&lines), [1, 3]);
+    }
+
+    #[test]
+    fn a_property_is_a_function_in_a_proptest_block() {
+        let lines =
+            ["proptest! {", "    #[test]", "    fn p(x in 0..9u8) {}", "}", "#[test]", "fn t() {}"];
+        assert_eq!(properties_in(&lines.join("\n")), ["p"]);
     }
 
     #[test]

@@ -249,6 +249,8 @@ pub struct Gauges {
     pub suspected: Option<Seq>,
     /// Slots and timers in memory, dead ones included.
     pub footprint: (usize, usize),
+    /// Dials begun, those that failed, links that came up, those that were lost.
+    pub attempts: [u64; 4],
 }
 
 impl Gauges {
@@ -256,6 +258,7 @@ impl Gauges {
     pub fn of<D: Dialect, R: Rng>(client: &Client<D, R>) -> Self {
         let outbox = client.outbox();
         let stats = outbox.stats();
+        let connection = client.connection().stats();
         Self {
             accepted: stats.accepted,
             displaced: stats.coalesced + stats.evicted,
@@ -268,6 +271,12 @@ impl Gauges {
             head_charges: outbox.charges(),
             suspected: outbox.suspected(),
             footprint: outbox.footprint(),
+            attempts: [
+                connection.attempts,
+                connection.lost_dialing,
+                connection.links,
+                connection.lost_links,
+            ],
         }
     }
 }

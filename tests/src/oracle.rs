@@ -2744,6 +2744,13 @@ impl Oracle {
         if falls {
             return Err(self.violation(Statement::R6, format!("{before:?} became {gauges:?}")));
         }
+        let [attempts, lost_dialing, links, lost_links] = gauges.attempts;
+        if lost_links > links || lost_dialing + links > attempts {
+            let text = format!(
+                "of {attempts} attempts {lost_dialing} failed, of {links} links {lost_links} were lost"
+            );
+            return Err(self.violation(Statement::R6, text));
+        }
         let limits = &self.rules.config.outbox;
         let window = limits.window_messages;
         let slots = gauges.held.messages + window + 1 + self.loaded_slots;

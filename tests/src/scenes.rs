@@ -24,8 +24,18 @@ use crate::{
 pub(crate) type Scene = fn(&mut Dealer, &mut Vec<Op>);
 
 /// Scenes that need no ack, and those that do.
-const ANYWHERE: &[Scene] =
-    &[echo, expiry, last_moment, nudges, closing, suspicion, late_dial, replay, half_a_drain];
+const ANYWHERE: &[Scene] = &[
+    echo,
+    expiry,
+    last_moment,
+    nudges,
+    closing,
+    suspicion,
+    late_dial,
+    replay,
+    half_a_drain,
+    flood,
+];
 const WITH_ACKS: &[Scene] = &[
     nack,
     nack,
@@ -438,6 +448,33 @@ fn slow(dealer: &mut Dealer, ops: &mut Vec<Op>) {
         redial(dealer, ops);
     }
     ops.extend([Op::Peer(PeerOp::Go), us(3_000), Op::Pass(dealer.pause())]);
+}
+
+/// Behind a head that has no answer each of hundreds of messages takes the place of the one before, or
+/// is cancelled: what that leaves behind must not pile up.
+fn flood(dealer: &mut Dealer, ops: &mut Vec<Op>) {
+    calm(dealer, ops);
+    let stuck = dealer.pick(&[Op::Peer(PeerOp::NoPongs), Op::Link(LinkOp::Stall)]);
+    ops.push(stuck);
+    ops.push(one(dealer, None, None));
+    ops.push(us(1_500));
+    let lives = dealer.chance(2).then(|| dealer.log(1_000_000, 100_000_000));
+    let ttl = lives.map(Micros);
+    if dealer.chance(3) {
+        for _ in 0..100 {
+            ops.push(one(dealer, None, lives));
+            // Also where the settings evict, a few of these are its own.
+            ops.push(Op::Client(ClientOp::Cancel(dealer.pushed)));
+        }
+    } else {
+        for _ in 0..dealer.rng.random_range(1..4) {
+            let count = dealer.rng.random_range(50..=200);
+            dealer.pushed += u64::from(count);
+            ops.push(Op::Push(Push { count, bytes: 0, level: None, ttl, key: Some('a') }));
+            ops.push(us(dealer.rng.random_range(0..500)));
+        }
+    }
+    ops.push(if dealer.chance(2) { Op::Link(LinkOp::Heal) } else { Op::Link(LinkOp::Cut) });
 }
 
 /// Things happen while the outbox drains.

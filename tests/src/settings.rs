@@ -337,7 +337,7 @@ impl<'a> Arbitrary<'a> for Settings {
             settings.window = u.int_in_range(1..=4)?.min(settings.queue);
             settings.message_bytes = 64;
             settings.window_bytes = u.int_in_range(64..=256)?;
-            settings.queue_bytes = u.int_in_range(256..=2_000)?;
+            settings.queue_bytes = u.int_in_range(64..=2_000)?.max(settings.window_bytes);
             settings.receipt_messages = u.int_in_range(1..=8)?;
             settings.receipt_bytes = u.int_in_range(1..=500)?;
         }

@@ -111,9 +111,10 @@ pub enum Statement {
     /// A server's delay is kept, and none is above the cap.
     R4,
     /// O(1) amortised: a history has no costs. Tested by counting steps and allocations in
-    /// `core/tests`.
+    /// `core/tests`; and a call that never returns is what `simulate` finds by the clock on the wall.
     R5,
-    /// Counters do not run backwards and no deadline is at the end of time; and the build that is
+    /// Counters do not run backwards, those of attempts add up, and no deadline is at the end of time;
+    /// and the build that is
     /// simulated checks for overflow.
     R6,
     /// Same inputs, same outputs: the life is played to a new client, which says the same and comes to

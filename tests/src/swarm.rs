@@ -309,7 +309,7 @@ impl Dealer {
             settings.window = (self.log(1, 4) as usize).min(settings.queue);
             settings.message_bytes = 64;
             settings.window_bytes = self.log(64, 256) as usize;
-            settings.queue_bytes = self.log(256, 2_000) as usize;
+            settings.queue_bytes = (self.log(64, 2_000) as usize).max(settings.window_bytes);
             settings.receipt_messages = self.log(1, 8) as usize;
             settings.receipt_bytes = self.log(1, 500) as usize;
         }

@@ -25,14 +25,13 @@ use std::{
 
 use bowline_testkit::{
     bugs::{self, Bug, List, Row, TABLE},
-    hazards::{Shown, shown_by_tests},
+    hazards::{Shown, properties_in, shown_by_tests},
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The suites that have properties.
-const PROPERTIES: [&str; 6] =
-    ["client_props", "connection_props", "outbox_props", "exactly_once", "backoff", "inbox"];
+/// A suite whose tests run random worlds, and so are properties though proptest does not run them.
+const WORLDS: &str = "exactly_once";
 
 /// A check that has not ended by then hangs, and has noticed something.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -70,6 +69,9 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Tests by suite; none stands for all.
+type Suites = BTreeMap<String, Vec<String>>;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -151,12 +153,11 @@ impl Lab {
         let told: Vec<&Shown> = bug.told_by(&self.tests).collect();
         let failed = self.fail(&told)?;
         if killed_by.is_none() {
-            let all: BTreeSet<String> = PROPERTIES.map(str::to_owned).into();
-            killed_by = self.first_failure("core", &all)?;
+            killed_by = self.first_failure(&self.properties()?)?.map(Row::by_property);
         }
         if killed_by.is_none() {
-            let others = suites(&self.copy.path().join("core/tests"))?;
-            killed_by = self.first_failure("core", &others)?;
+            let all = files(&self.copy.path().join("core/tests"), "rs")?;
+            killed_by = self.first_failure(&all.iter().map(|it| (name(it), vec![])).collect())?;
         }
         // Each of its hazards must be told.
         let missed = bug.hazards().any(|number| {
@@ -220,7 +221,7 @@ impl Lab {
         patience: Duration,
     ) -> Outcome<Option<Vec<(String, String)>>> {
         let mut command = Command::new(self.target.join("release/simulate"));
-        command.args(["--json", "--show=0", &format!("--first={first}")]);
+        command.args(["--json", "--show=0", "--patience=10", &format!("--first={first}")]);
         command.arg(format!("--seeds={count}"));
         let Some(output) = output(&mut command, patience)? else { return Ok(None) };
         let Ok(result) = serde_json::from_str::<serde_json::Value>(output.trim()) else {
@@ -259,10 +260,24 @@ impl Lab {
         Ok(failed.into_iter().filter(|name| tests.iter().any(|t| t.name == *name)).collect())
     }
 
-    fn first_failure(&self, package: &str, suites: &BTreeSet<String>) -> Outcome<Option<String>> {
-        let binaries = self.binaries(package, suites)?;
+    /// The properties of the core, by suite.
+    fn properties(&self) -> Outcome<Suites> {
+        let mut suites = Suites::new();
+        for file in files(&self.copy.path().join("core/tests"), "rs")? {
+            let names = properties_in(&fs::read_to_string(&file)?);
+            if !names.is_empty() || name(&file) == WORLDS {
+                suites.insert(name(&file), names);
+            }
+        }
+        Ok(suites)
+    }
+
+    /// A test of the core that fails, of these or, where none is named, of the whole suite.
+    fn first_failure(&self, suites: &Suites) -> Outcome<Option<String>> {
+        let binaries = self.binaries("core", &suites.keys().cloned().collect())?;
         for (name, binary) in binaries {
-            if let Some(test) = self.failures(package, &binary, &[])?.first() {
+            let wanted: Vec<&str> = suites[&name].iter().map(String::as_str).collect();
+            if let Some(test) = self.failures("core", &binary, &wanted)?.first() {
                 return Ok(Some(format!("`{name}::{test}`")));
             }
         }
@@ -363,10 +378,6 @@ fn suite(file: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-fn suites(folder: &Path) -> io::Result<BTreeSet<String>> {
-    Ok(files(folder, "rs")?.iter().map(|path| name(path)).collect())
-}
-
 /// The files in a folder whose names end like this, in order.
 fn files(folder: &Path, extension: &str) -> io::Result<BTreeSet<PathBuf>> {
     let mut paths = BTreeSet::new();
@@ -404,7 +415,8 @@ fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
     rows.insert(row.name.clone(), row);
     let rows: Vec<&Row> = list.bugs.iter().filter_map(|bug| rows.get(&bug.name)).collect();
     let simulated = rows.iter().filter(|row| row.seeds.is_some()).count();
-    let tested = rows.iter().filter(|row| row.seeds.is_none() && row.killed_by.is_some()).count();
+    let properties = rows.iter().filter(|row| row.is_by_property()).count();
+    let nothing = rows.iter().filter(|row| row.killed_by.is_none()).count();
     let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
     let text = format!(
         "# Seeded bugs\n\n\
@@ -413,17 +425,17 @@ fn write_table(root: &Path, list: &List, row: Row) -> io::Result<()> {
          cargo run --release -p bowline-testkit --bin bugs\n\n\
          *Killed by* is the statement that the simulation found broken first, *seeds* how many seeds \
          that took, or the saved trace that told it before any seed, and *also* what others of these \
-         and of a thousand seeds found broken first; where the simulation noticed nothing, it is the \
-         first test of the core that failed. *Test with the number* is a test that carries the number \
+         and of a thousand seeds found broken first; where the simulation noticed nothing, it is a \
+         property of the core that failed, or else another test of it. *Test with the number* is a test that carries the number \
          of a hazard which the bug brings back (`/// H7`), and failed; a bug counts only if that is so \
          for each of its hazards.\n\n\
-         {} of {} bugs were seeded: {simulated} are noticed by the simulation, {tested} only by tests, \
-         {} by nothing.\n\n\
+         {} of {} bugs were seeded: {simulated} are noticed by the simulation, {properties} only by \
+         properties, {} only by other tests, {nothing} by nothing.\n\n\
          | bug | breaks | killed by | also | seeds | test with the number |\n\
          |---|---|---|---|---|---|\n{}\n",
         rows.len(),
         list.bugs.len(),
-        rows.len() - simulated - tested,
+        rows.len() - simulated - properties - nothing,
         lines.join("\n"),
     );
     fs::write(root.join(TABLE), text)

@@ -13,17 +13,18 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use bowline_core::Instant as CoreInstant;
 use bowline_testkit::{
     marks::{self, Counts},
     run::{Failure, Lives, explain, judge_lives},
-    statement::Violation,
+    statement::{Statement, Violation},
     swarm::Dealer,
 };
 use clap::Parser;
@@ -57,6 +58,10 @@ struct Options {
     /// Fail if a mark that can be passed was passed less often than this.
     #[arg(long, value_name = "N", default_value_t = 0)]
     marks: u64,
+    /// A run that has not ended after so many seconds has a call in it that does not return. That is
+    /// reported as R5 with its seed, and ends the simulation.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    patience: u64,
     /// Print how often each mark was passed, not only the rarest ten.
     #[arg(long)]
     all_marks: bool,
@@ -107,51 +112,94 @@ struct Outcome {
     shown: Vec<Failure>,
 }
 
+/// What the threads share.
+#[derive(Default)]
+struct Shared {
+    next: AtomicU64,
+    events: AtomicU64,
+    failed: Mutex<Vec<(u64, Violation)>>,
+    marks: Mutex<Counts>,
+    /// The seed that each thread is at, and since when.
+    running: Vec<Mutex<Option<(u64, Instant)>>>,
+}
+
+impl Shared {
+    fn work(&self, thread: usize, end: u64, twice: u64, bar: &ProgressBar) {
+        loop {
+            let first = self.next.fetch_add(64, Ordering::Relaxed);
+            if first >= end {
+                return;
+            }
+            let mut passed = Counts::default();
+            for seed in first..end.min(first + 64) {
+                *lock(&self.running[thread]) = Some((seed, Instant::now()));
+                let is_twice = twice > 0 && seed.is_multiple_of(twice);
+                let lives = if is_twice { Lives::Twice } else { Lives::Once };
+                let outcome = judge_lives(&Dealer::deal(seed), lives);
+                self.events.fetch_add(outcome.events, Ordering::Relaxed);
+                passed.merge(&outcome.marks);
+                if let Some(violation) = outcome.violation {
+                    lock(&self.failed).push((seed, violation));
+                }
+            }
+            *lock(&self.running[thread]) = None;
+            lock(&self.marks).merge(&passed);
+            bar.inc(64.min(end - first));
+        }
+    }
+
+    /// A seed whose run does not end.
+    fn hangs(&self, patience: Duration) -> Option<u64> {
+        let running = self.running.iter().filter_map(|running| *lock(running));
+        running.filter(|(_, since)| since.elapsed() > patience).map(|(seed, _)| seed).min()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics")
+}
+
 fn simulate(options: &Options) -> Outcome {
-    let next = AtomicU64::new(options.first);
     let end = options.first.saturating_add(options.seeds);
-    let events = AtomicU64::new(0);
-    let failed = Mutex::new(Vec::<(u64, Violation)>::new());
-    let marks = Mutex::new(Counts::default());
     let bar = bar(options.seeds);
     let begun = Instant::now();
     let threads =
         options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut passed = Counts::default();
-                loop {
-                    let first = next.fetch_add(64, Ordering::Relaxed);
-                    if first >= end {
-                        break;
-                    }
-                    for seed in first..end.min(first + 64) {
-                        let twice = options.twice > 0 && seed.is_multiple_of(options.twice);
-                        let lives = if twice { Lives::Twice } else { Lives::Once };
-                        let outcome = judge_lives(&Dealer::deal(seed), lives);
-                        events.fetch_add(outcome.events, Ordering::Relaxed);
-                        passed.merge(&outcome.marks);
-                        if let Some(violation) = outcome.violation {
-                            failed.lock().expect("no thread panics").push((seed, violation));
-                        }
-                    }
-                    bar.inc(64.min(end - first));
-                }
-                marks.lock().expect("no thread panics").merge(&passed);
-            });
-        }
+    let shared = Arc::new(Shared {
+        next: options.first.into(),
+        running: (0..threads).map(|_| Mutex::default()).collect(),
+        ..Shared::default()
     });
+    let workers: Vec<_> = (0..threads)
+        .map(|thread| {
+            let (shared, bar, twice) = (Arc::clone(&shared), bar.clone(), options.twice);
+            thread::spawn(move || shared.work(thread, end, twice, &bar))
+        })
+        .collect();
+    let patience = Duration::from_secs(options.patience);
+    let mut hangs = None;
+    // A thread that hangs ends with the process.
+    while hangs.is_none() && !workers.iter().all(JoinHandle::is_finished) {
+        thread::sleep(Duration::from_millis(10));
+        hangs = shared.hangs(patience);
+    }
+    if hangs.is_none() {
+        workers.into_iter().for_each(|worker| worker.join().expect("no thread panics"));
+    }
     let seconds = begun.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    let mut failed = failed.into_inner().expect("no thread panics");
+    let mut failed = core::mem::take(&mut *lock(&shared.failed));
+    failed.extend(hangs.map(|seed| {
+        let text = format!("a call has not returned for {patience:?}");
+        (seed, Violation { statement: Statement::R5, at: CoreInstant::ZERO, text })
+    }));
     failed.sort_by_key(|(seed, _)| *seed);
 
     let mut outcome = Outcome {
         seeds: options.seeds,
-        events: events.into_inner(),
+        events: shared.events.load(Ordering::Relaxed),
         seconds,
-        marks: marks.into_inner().expect("no thread panics"),
+        marks: core::mem::take(&mut lock(&shared.marks)),
         ..Outcome::default()
     };
     for (seed, violation) in failed {
@@ -160,14 +208,20 @@ fn simulate(options: &Options) -> Outcome {
         outcome.first.entry(format!("{:?}", violation.statement)).or_insert(seed);
         // One of each statement is shown before a second one of any.
         if *count == 1 && outcome.shown.len() < options.show {
-            outcome.shown.push(show(seed, &violation, options));
+            outcome.shown.push(show(seed, violation, hangs == Some(seed), options));
         }
     }
     outcome
 }
 
-fn show(seed: u64, violation: &Violation, options: &Options) -> Failure {
-    let failure = explain(&Dealer::deal(seed), violation.clone());
+fn show(seed: u64, violation: Violation, hangs: bool, options: &Options) -> Failure {
+    let trace = Dealer::deal(seed);
+    let failure = if hangs {
+        // Nor would it end the next time.
+        Failure { violation, trace, story: String::new() }
+    } else {
+        explain(&trace, violation)
+    };
     if let Some(folder) = &options.save {
         let Failure { violation, trace, .. } = &failure;
         let name = format!("{:?}-{seed}.ops", violation.statement).to_lowercase();
