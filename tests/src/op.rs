@@ -16,7 +16,7 @@
 use core::{fmt, str::FromStr, time::Duration};
 
 use arbitrary::{Arbitrary, Unstructured};
-use bowline_core::{Level, Nack};
+use bowline_core::{Level, Loss, Nack};
 
 /// One thing that happens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Arbitrary)]
@@ -179,6 +179,24 @@ ops! {
         TooLarge = "too-large",
         /// The request provider fails.
         Provider = "provider",
+    }
+}
+
+impl From<FailOp> for Loss {
+    fn from(op: FailOp) -> Self {
+        match op {
+            FailOp::Dns => Self::Dns,
+            FailOp::Io => Self::Io,
+            FailOp::Eof => Self::Eof,
+            FailOp::Tls => Self::Tls,
+            FailOp::Certificate => Self::Certificate,
+            FailOp::BadUrl => Self::BadUrl,
+            FailOp::Subprotocol => Self::Subprotocol,
+            FailOp::BadUpgrade => Self::BadUpgrade,
+            FailOp::Protocol => Self::Protocol,
+            FailOp::TooLarge => Self::TooLarge,
+            FailOp::Provider => Self::Provider,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use core::time::Duration;
 
+use arbitrary::Unstructured;
 use bowline_core::{Jitter, Level, Nack, OnSuspected, Overflow};
 use proptest::prelude::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -404,19 +405,8 @@ impl Dealer {
     }
 
     fn fail(&mut self) -> FailOp {
-        self.pick(&[
-            FailOp::Dns,
-            FailOp::Io,
-            FailOp::Eof,
-            FailOp::Tls,
-            FailOp::Certificate,
-            FailOp::BadUrl,
-            FailOp::Subprotocol,
-            FailOp::BadUpgrade,
-            FailOp::Protocol,
-            FailOp::TooLarge,
-            FailOp::Provider,
-        ])
+        let bytes = self.rng.next_u32().to_le_bytes();
+        Unstructured::new(&bytes).arbitrary().unwrap_or(FailOp::Io)
     }
 
     /// The number of a message, mostly a new one.

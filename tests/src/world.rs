@@ -26,8 +26,8 @@ use crate::{
     link::{Arrival, Pipe, Trap, Weather, header},
     marks::{Counts, Watch},
     op::{
-        AckOp, ClientOp, ClockOp, DenyOp, FailOp, FrameEndOp, LinkOp, Micros, NackOp, Op, PeerOp,
-        Push, RefuseOp, StaleOp, Which,
+        AckOp, ClientOp, ClockOp, DenyOp, FrameEndOp, LinkOp, Micros, NackOp, Op, PeerOp, Push,
+        RefuseOp, StaleOp, Which,
     },
     oracle::{Oracle, Rules},
     peer::{Desk, Peer},
@@ -1102,25 +1102,10 @@ impl<P: Peer, W: Witness> World<P, W> {
                 FrameEndOp::Eof(bytes) => link.up.trap_at_frame_end(bytes, Trap::Eof),
                 FrameEndOp::EofBack(bytes) => link.down.trap_at_frame_end(bytes, Trap::Eof),
             }),
-            LinkOp::Fail(op) => {
-                let loss = match op {
-                    FailOp::Dns => Loss::Dns,
-                    FailOp::Io => Loss::Io,
-                    FailOp::Eof => Loss::Eof,
-                    FailOp::Tls => Loss::Tls,
-                    FailOp::Certificate => Loss::Certificate,
-                    FailOp::BadUrl => Loss::BadUrl,
-                    FailOp::Subprotocol => Loss::Subprotocol,
-                    FailOp::BadUpgrade => Loss::BadUpgrade,
-                    FailOp::Protocol => Loss::Protocol,
-                    FailOp::TooLarge => Loss::TooLarge,
-                    FailOp::Provider => Loss::Provider,
-                };
-                match self.link {
-                    Some(_) => self.lose(loss),
-                    None => self.dialing.fails = Some(loss),
-                }
-            }
+            LinkOp::Fail(op) => match self.link {
+                Some(_) => self.lose(op.into()),
+                None => self.dialing.fails = Some(op.into()),
+            },
             LinkOp::Stall => self.toward.stalled = true,
             LinkOp::StallBack => self.back.stalled = true,
             LinkOp::Mute => self.toward.silent = true,
