@@ -481,6 +481,10 @@ fn inbox_steps((machine, lane, left): &Receiver) -> Vec<Step<Receiver>> {
 
 // ---- Walking --------------------------------------------------------------------------------------
 
+/// More states than this are not walked through: a machine that has them counts something for ever, and
+/// its picture would never be drawn.
+const MOST: usize = 100_000;
+
 /// Takes every step out of every state that is reached, and keeps those that lead to another one.
 /// A step without a name is no event.
 fn walk<S: Clone, V: Eq + Hash>(
@@ -498,7 +502,7 @@ fn walk<S: Clone, V: Eq + Hash>(
             if from != to && !event.is_empty() {
                 edges.edges.insert(Edge { from, event, timer, to });
             }
-            if seen.insert(view(&next)) {
+            if seen.len() < MOST && seen.insert(view(&next)) {
                 pending.push(next);
             }
         }

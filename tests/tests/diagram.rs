@@ -9,7 +9,7 @@ use bowline_testkit::diagram::{self, TICK};
 #[test]
 fn the_pictures_of_the_connection_show_the_code() {
     let edges = diagram::connection();
-    assert!(edges.states() > 500, "{} states", edges.states());
+    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
     shown("core/src/connection.rs", 0, &edges.mermaid());
     shown("README.md", 0, &edges.mermaid());
 }
@@ -17,7 +17,7 @@ fn the_pictures_of_the_connection_show_the_code() {
 #[test]
 fn the_pictures_of_the_outbox_show_the_code() {
     let edges = diagram::outbox();
-    assert!(edges.states() > 500, "{} states", edges.states());
+    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
     shown("core/src/outbox.rs", 0, &edges.mermaid());
     shown("README.md", 1, &edges.mermaid());
 }
@@ -25,7 +25,7 @@ fn the_pictures_of_the_outbox_show_the_code() {
 #[test]
 fn the_picture_of_the_inbox_shows_the_code() {
     let edges = diagram::inbox();
-    assert!(edges.states() > 500, "{} states", edges.states());
+    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
     shown("core/src/inbox.rs", 0, &edges.mermaid());
     shown("README.md", 2, &edges.mermaid());
 }
