@@ -123,6 +123,8 @@ pub enum Seen {
         /// Whether it is true: a peer that lies acknowledges what it does not have.
         honest: bool,
     },
+    /// A data frame was received on this attempt, and the dialect has answered it.
+    ReplyDue(Attempt),
 
     // ---- What the client says, one for each poll --------------------------------------------------
     /// `Dial`.
@@ -328,6 +330,7 @@ impl fmt::Display for Moment {
                 let lie = if honest { "" } else { ", a lie" };
                 write!(f, "{attempt} hears {signal:?}{lie}")
             }
+            Seen::ReplyDue(a) => write!(f, "{a} hears what is to be answered"),
             Seen::Dials(a) => write!(f, "    dials {a}"),
             Seen::Sends { attempt, content, wire } => {
                 let blocked = if wire == Wire::Blocked { ", blocked" } else { "" };

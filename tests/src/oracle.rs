@@ -215,6 +215,7 @@ struct Link {
     /// It was heard long after that, and is given up then.
     deaf_at: Option<Instant>,
     heartbeat_owed: bool,
+    reply_owed: bool,
     /// Since when an ack may have been waited for.
     acks_awaited_at: Option<Instant>,
     /// Pings that were not answered: what they name, how many messages had been before them, and
@@ -274,6 +275,7 @@ impl Link {
             asked_at: None,
             deaf_at: None,
             heartbeat_owed: false,
+            reply_owed: false,
             acks_awaited_at: None,
             pings: VecDeque::new(),
             pinged: None,
@@ -614,6 +616,11 @@ impl Oracle {
             Seen::Signalled { attempt, signal, honest } => {
                 self.hear_of(moment.at);
                 self.signalled(attempt, signal, honest);
+                Ok(())
+            }
+
+            Seen::ReplyDue(a) => {
+                self.link.reply_owed |= a == self.link.attempt && self.link.is_open();
                 Ok(())
             }
 
@@ -2137,7 +2144,11 @@ impl Oracle {
             return Err(self.violation(statement, text));
         }
         match content {
-            Content::Greeting | Content::Reply | Content::Beat => Ok(()),
+            Content::Greeting | Content::Beat => Ok(()),
+            Content::Reply => {
+                self.link.reply_owed = false;
+                Ok(())
+            }
             Content::Ping(ping) => {
                 self.pings(ping.seq.get());
                 Ok(())
@@ -2287,6 +2298,9 @@ impl Oracle {
         let link = &self.link;
         if link.heartbeat_owed {
             return Err(self.violation(Statement::L7, format!("{seq} goes before the heartbeat")));
+        }
+        if link.reply_owed && !link.doubt {
+            return Err(self.violation(Statement::L7, format!("{seq} goes before the reply")));
         }
         let (messages, bytes) = link.since_ping;
         let due = messages >= (limits.window_messages / 16).max(1)
@@ -2682,6 +2696,10 @@ impl Oracle {
     fn judge_link(&mut self, wire: Wire) -> Judged {
         let config = &self.rules.config.connection;
         let link = &self.link;
+        if link.is_open() && !link.doubt && link.reply_owed && wire == Wire::Ready {
+            let text = "a reply is due and does not go".into();
+            return Err(self.violation(Statement::L7, text));
+        }
         if link.phase != LinkPhase::Up || link.doubt || !config.can_ping {
             return Ok(());
         }

@@ -94,7 +94,7 @@ pub enum Statement {
     L5,
     /// After a tick and a drain the deadline is later than now.
     L6,
-    /// A ping that is due goes before the next message.
+    /// A ping that is due goes before the next message, and so does what a dialect answers.
     L7,
     /// No public wait outlives its limit: there are no waits in a history. Tested where they are, in
     /// `io-tokio/tests`.

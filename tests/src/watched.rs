@@ -16,6 +16,8 @@ pub(crate) struct Notes {
     pub signals: Vec<Signal>,
     /// The messages in the frame that was made.
     pub sent: Vec<(MessageId, Body)>,
+    /// A frame of the peer was answered.
+    pub replied: bool,
     /// A beat was made.
     pub beat: bool,
     /// Frames of the greeting that were made.
@@ -80,6 +82,10 @@ impl<D: Dialect<Credentials: Default>> Dialect for Watched<D> {
         self.dialect.decode(body, sink);
         if !sink.signals.is_empty() {
             self.notes.get_mut().signals.extend_from_slice(&sink.signals);
+            self.noted.set(true);
+        }
+        if sink.reply.is_some() {
+            self.notes.get_mut().replied = true;
             self.noted.set(true);
         }
     }

@@ -866,6 +866,9 @@ impl<P: Peer, W: Witness> World<P, W> {
                 }
             }
             self.client.dialect().notes().signals = signals;
+            if core::mem::take(&mut self.client.dialect().notes().replied) {
+                self.see(Seen::ReplyDue(attempt));
+            }
         }
         self.watch.after(&self.client, now);
     }

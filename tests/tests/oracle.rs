@@ -411,6 +411,16 @@ fn a_refusal_by_a_name_that_nobody_had_calls_nothing_back() {
 }
 
 #[test]
+fn what_a_dialect_answers_goes_before_the_next_message_or_not_at_all() {
+    let asked = || Story::up().see(Seen::ReplyDue(A1)).push(1);
+    let sends = |content| Seen::Sends { attempt: A1, content, wire: Wire::Ready };
+    let judge = |story: Story| judge(&story).map_err(|violation| violation.statement);
+    assert_eq!(judge(asked().see(sends(Content::Reply)).send(1)), Ok(()));
+    assert_eq!(judge(asked().send(1)), Err(Statement::L7));
+    assert_eq!(judge(asked().lost(Loss::Io).redial().probed().send(1)), Ok(()));
+}
+
+#[test]
 fn an_application_that_takes_each_message_in_once_does_so_until_it_forgets() {
     let mut story = Story::up().push(1).push(2).send(1).send(2).arrives(1).arrives(2);
     let processed = |attempt, message| Seen::Processed { attempt, message };
