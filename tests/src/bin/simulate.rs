@@ -91,7 +91,8 @@ fn main() -> ExitCode {
     } else {
         result.print(options.all_marks);
     }
-    let rare = result.marks.rarest().iter().filter(|(_, count)| *count < options.marks).count();
+    let marks = result.marks.iter().flat_map(Counts::rarest);
+    let rare = marks.filter(|(_, count)| *count < options.marks).count();
     if rare > 0 {
         eprintln!("{rare} marks were passed less than {} times", options.marks);
     }
@@ -104,7 +105,8 @@ struct Outcome {
     seeds: u64,
     events: u64,
     seconds: f64,
-    marks: Counts,
+    /// None if it has come to no end.
+    marks: Option<Counts>,
     /// How many there were, by statement.
     violations: BTreeMap<String, u64>,
     /// The first seed of each of these, by its number.
@@ -118,7 +120,9 @@ struct Shared {
     next: AtomicU64,
     events: AtomicU64,
     failed: Mutex<Vec<(u64, Violation)>>,
-    marks: Mutex<Counts>,
+    /// None until a thread has some: who makes the list of marks walks through the machines, and may
+    /// never come back.
+    marks: Mutex<Option<Counts>>,
     /// The seed that each thread is at, and since when.
     running: Vec<Mutex<Option<(u64, Instant)>>>,
 }
@@ -130,9 +134,11 @@ impl Shared {
             if first >= end {
                 return;
             }
+            let begins = |seed| *lock(&self.running[thread]) = Some((seed, Instant::now()));
+            begins(first);
             let mut passed = Counts::default();
             for seed in first..end.min(first + 64) {
-                *lock(&self.running[thread]) = Some((seed, Instant::now()));
+                begins(seed);
                 let is_twice = twice > 0 && seed.is_multiple_of(twice);
                 let lives = if is_twice { Lives::Twice } else { Lives::Once };
                 let outcome = judge_lives(&Dealer::deal(seed), lives);
@@ -143,7 +149,7 @@ impl Shared {
                 }
             }
             *lock(&self.running[thread]) = None;
-            lock(&self.marks).merge(&passed);
+            lock(&self.marks).get_or_insert_default().merge(&passed);
             bar.inc(64.min(end - first));
         }
     }
@@ -199,7 +205,7 @@ fn simulate(options: &Options) -> Outcome {
         seeds: options.seeds,
         events: shared.events.load(Ordering::Relaxed),
         seconds,
-        marks: core::mem::take(&mut lock(&shared.marks)),
+        marks: lock(&shared.marks).take().filter(|_| hangs.is_none()),
         ..Outcome::default()
     };
     for (seed, violation) in failed {
@@ -264,7 +270,7 @@ impl Outcome {
         for (statement, count) in &self.violations {
             println!("{count:>14} violations of {statement}");
         }
-        let marks = self.marks.rarest();
+        let Some(marks) = self.marks.as_ref().map(Counts::rarest) else { return };
         let (never, passed): (Vec<_>, Vec<_>) = marks.iter().partition(|(_, count)| *count == 0);
         println!("{:>14} marks, {} of them never passed", marks.len(), never.len());
         for (mark, _) in never {
@@ -290,13 +296,16 @@ impl Outcome {
                 })
             })
             .collect();
+        let marks = self.marks.iter().flat_map(Counts::rarest);
+        let marks: BTreeMap<_, _> =
+            marks.map(|(mark, count)| (mark.name.as_str(), count)).collect();
         serde_json::json!({
             "seeds": self.seeds,
             "events": self.events,
             "seconds": self.seconds,
             "events_per_second": self.rate(),
             "violations": self.violations,
-            "marks": self.marks.rarest().iter().map(|(mark, count)| (mark.name.clone(), *count)).collect::<BTreeMap<_, _>>(),
+            "marks": marks,
             "first": self.first,
             "shown": shown,
         })
