@@ -713,6 +713,7 @@ impl Watch {
         now: Instant,
         attempt: Attempt,
     ) -> Option<Before> {
+        self.latest = self.latest.max(now);
         self.causes = (0, 0);
         if !self.is_open(client, attempt) {
             return None;
@@ -814,6 +815,7 @@ impl Watch {
         ping: Option<Ping>,
         place: Option<u64>,
     ) {
+        self.latest = self.latest.max(now);
         self.causes = (0, 0);
         let current = client.connection().attempt();
         if !self.is_open(client, attempt) {
@@ -857,7 +859,8 @@ impl Watch {
     }
 
     /// A push looks at the outbox's clock.
-    pub(crate) fn push(&mut self) {
+    pub(crate) fn push(&mut self, now: Instant) {
+        self.latest = self.latest.max(now);
         self.causes = (0, bit(O_TICK));
     }
 
