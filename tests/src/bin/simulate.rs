@@ -189,23 +189,31 @@ fn simulate(options: &Options) -> Outcome {
         thread::sleep(Duration::from_millis(10));
         hangs = shared.hangs(patience);
     }
-    if hangs.is_none() {
-        workers.into_iter().for_each(|worker| worker.join().expect("no thread panics"));
+    let fault = |statement, text| Violation { statement, at: CoreInstant::ZERO, text };
+    let mut lost = Vec::new();
+    if let Some(seed) = hangs {
+        let text = format!("a call has not returned for {patience:?}");
+        lost.push((seed, fault(Statement::R5, text)));
+    }
+    for (worker, running) in workers.into_iter().zip(&shared.running) {
+        // A panic in a run is a violation like any other. This one is in what comes before all runs.
+        if worker.is_finished() && worker.join().is_err() {
+            let seed = lock(running).map_or(options.first, |(seed, _)| seed);
+            lost.push((seed, fault(Statement::R6, "a machine panics when it is drawn".into())));
+        }
     }
     let seconds = begun.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let mut failed = core::mem::take(&mut *lock(&shared.failed));
-    failed.extend(hangs.map(|seed| {
-        let text = format!("a call has not returned for {patience:?}");
-        (seed, Violation { statement: Statement::R5, at: CoreInstant::ZERO, text })
-    }));
+    let unshrinkable = !lost.is_empty();
+    failed.extend(lost);
     failed.sort_by_key(|(seed, _)| *seed);
 
     let mut outcome = Outcome {
         seeds: options.seeds,
         events: shared.events.load(Ordering::Relaxed),
         seconds,
-        marks: lock(&shared.marks).take().filter(|_| hangs.is_none()),
+        marks: lock(&shared.marks).take().filter(|_| !unshrinkable),
         ..Outcome::default()
     };
     for (seed, violation) in failed {
@@ -214,16 +222,16 @@ fn simulate(options: &Options) -> Outcome {
         outcome.first.entry(format!("{:?}", violation.statement)).or_insert(seed);
         // One of each statement is shown before a second one of any.
         if *count == 1 && outcome.shown.len() < options.show {
-            outcome.shown.push(show(seed, violation, hangs == Some(seed), options));
+            outcome.shown.push(show(seed, violation, unshrinkable, options));
         }
     }
     outcome
 }
 
-fn show(seed: u64, violation: Violation, hangs: bool, options: &Options) -> Failure {
+fn show(seed: u64, violation: Violation, unshrinkable: bool, options: &Options) -> Failure {
     let trace = Dealer::deal(seed);
-    let failure = if hangs {
-        // Nor would it end the next time.
+    let failure = if unshrinkable {
+        // It would not come to its end the next time either.
         Failure { violation, trace, story: String::new() }
     } else {
         explain(&trace, violation)
