@@ -1680,6 +1680,10 @@ impl Oracle {
         if matches!(self.run, Run::Stopped | Run::Idle) {
             return;
         }
+        if phase == LinkPhase::Closing {
+            // It was started when its close may have been over. Nobody waits before that.
+            return self.starts_over(self.run);
+        }
         if phase == LinkPhase::Up && self.link.may_forgive {
             (self.failures.0, self.renewals.0) = (0, 0);
             if self.link.must_forgive {
