@@ -61,6 +61,45 @@ proptest! {
         prop_assert_eq!((outbox.charges(), outbox.suspected()), (0, None));
     }
 
+    /// H41: a pong of a ping that is older than what went again acquits nothing of that: whichever of
+    /// the messages behind the head are cancelled, the head is not suspected for the end of the link.
+    #[test]
+    fn an_outdated_pong_acquits_nothing_that_goes_again(
+        cancelled in prop::collection::vec(any::<bool>(), 1..6),
+        level in prop::sample::select(vec![Level::Received, Level::Written]),
+    ) {
+        let config = OutboxConfig { suspect_limit: 1, ..OutboxConfig::default() };
+        let resumes = Instant::ZERO + config.nack_delay;
+        let mut outbox = Outbox::new(config, OutboxId::new(1)).unwrap();
+        let mut push = |level| {
+            let options = PushOptions { level: Some(level), ..PushOptions::default() };
+            outbox.push(Instant::ZERO, Body::binary(vec![0]), options).unwrap().seq
+        };
+        let head = push(Level::Acked);
+        let behind: Vec<Seq> = cancelled.iter().map(|_| push(level)).collect();
+        let last = *behind.last().unwrap();
+        let a = Attempt::new(1);
+        outbox.handle(Instant::ZERO, OutboxEvent::Up(a));
+        while !matches!(outbox.poll(Wire::Ready), OutboxOutput::WaitUntil(_)) {}
+
+        let head_id = MessageId { outbox: OutboxId::new(1), seq: head };
+        outbox.handle(Instant::ZERO, OutboxEvent::NackedFrom(a, head_id, Nack::Transient));
+        outbox.handle(resumes, OutboxEvent::Tick);
+        // They go again, and what would ask about them has not gone yet.
+        for _ in 0..=behind.len() {
+            let sent = outbox.poll(Wire::Ready);
+            prop_assert!(matches!(sent, OutboxOutput::Transmit { .. }), "{sent:?}");
+        }
+        for (seq, cancelled) in behind.iter().zip(&cancelled) {
+            if *cancelled {
+                outbox.handle(resumes, OutboxEvent::Cancel(*seq));
+            }
+        }
+        outbox.handle(resumes, OutboxEvent::Ponged(a, last));
+        outbox.handle(resumes, OutboxEvent::Down { accused: false });
+        prop_assert_eq!(outbox.suspected(), None);
+    }
+
     /// D1, D6: the same inputs later in time give the same outputs as much later.
     #[test]
     fn shifting_the_inputs_in_time_shifts_the_outputs(
