@@ -36,13 +36,17 @@ pub struct Edge {
 /// All steps of a machine that lead to another state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Edges {
-    first: &'static str,
+    /// The states as they are drawn; a machine begins in the first.
     order: &'static [&'static str],
     edges: BTreeSet<Edge>,
     states: usize,
 }
 
 impl Edges {
+    fn new(order: &'static [&'static str]) -> Self {
+        Self { order, edges: BTreeSet::new(), states: 0 }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Edge> {
         self.edges.iter()
@@ -94,7 +98,7 @@ impl Edges {
             let arrow = (place(edge.from), place(edge.to), edge.from, edge.to);
             arrows.entry(arrow).or_default().push(label);
         }
-        let mut picture = format!("stateDiagram-v2\n    [*] --> {}\n", self.first);
+        let mut picture = format!("stateDiagram-v2\n    [*] --> {}\n", self.order[0]);
         for ((.., from, to), labels) in arrows {
             picture += &format!("    {from} --> {to}: {}\n", labels.join(", "));
         }
@@ -178,8 +182,7 @@ pub fn connection() -> Edges {
     };
     let limited = ConnectionConfig { max_attempts: Some(2), ..endless.clone() };
     let pingless = ConnectionConfig { can_ping: false, ..endless.clone() };
-    let mut edges =
-        Edges { first: "Idle", order: &CONNECTION_STATES, edges: BTreeSet::new(), states: 0 };
+    let mut edges = Edges::new(&CONNECTION_STATES);
     for config in [endless, limited, pingless] {
         let first = match Connection::new(config, Zero) {
             Ok(first) => first,
@@ -307,8 +310,7 @@ const STEPS: usize = 7;
 
 /// The steps of the outbox that two messages of any levels make, in up to 7 events.
 pub fn outbox() -> Edges {
-    let mut edges =
-        Edges { first: "Down", order: &OUTBOX_STATES, edges: BTreeSet::new(), states: 0 };
+    let mut edges = Edges::new(&OUTBOX_STATES);
     for level in [Level::Acked, Level::Received, Level::Written] {
         let config = OutboxConfig {
             max_messages: 2,
@@ -429,8 +431,7 @@ const INBOX_STEPS: usize = 5;
 
 /// The steps of an inbox with room for one message of one outbox, in up to 5 events.
 pub fn inbox() -> Edges {
-    let mut edges =
-        Edges { first: "Idle", order: &INBOX_STATES, edges: BTreeSet::new(), states: 0 };
+    let mut edges = Edges::new(&INBOX_STATES);
     let config = InboxConfig { max_outboxes: 1, max_in_progress: 1 };
     let first = match Inbox::new(config) {
         Ok(first) => first,

@@ -508,6 +508,12 @@ fn name_in(bytes: &[u8]) -> Option<MessageId> {
     Some(MessageId { outbox: OutboxId::new(u128::from_le_bytes(outbox)), seq: Seq::new(seq) })
 }
 
+/// What a client sends: the name of a message, its base and its number.
+fn named_message(bytes: &[u8]) -> Option<(MessageId, Seq, u64)> {
+    let base = Seq::new(u64_at(bytes, NAME)?);
+    Some((name_in(bytes)?, base, u64_at(bytes, NAME + 8)?))
+}
+
 fn named(letter: u8, id: MessageId) -> Body {
     let mut frame = Vec::with_capacity(1 + NAME);
     frame.push(letter);
@@ -659,11 +665,7 @@ impl Peer for NamedPeer {
         if bytes.as_ref() == b"hello" {
             return desk.answer(static_frame(WELCOME));
         }
-        let (Some(id), Some(base), Some(message)) =
-            (name_in(bytes), u64_at(bytes, NAME), u64_at(bytes, NAME + 8))
-        else {
-            return;
-        };
+        let Some((id, base, message)) = named_message(bytes) else { return };
         self.newest = Some(id);
         if let Some(answered) = &mut self.answered {
             let known = answered.get(&id).copied();
@@ -686,18 +688,14 @@ impl Peer for NamedPeer {
                 }
             };
         }
-        self.reception.offer(false, id, Seq::new(base), message);
+        self.reception.offer(false, id, base, message);
         self.answer(desk);
     }
 
     fn take_late(&mut self, frame: &Body, desk: &mut Desk) {
-        let bytes = frame.as_bytes();
-        let base_and_message = (u64_at(bytes, NAME), u64_at(bytes, NAME + 8));
-        let (Some(id), (Some(base), Some(message))) = (name_in(bytes), base_and_message) else {
-            return;
-        };
+        let Some((id, base, message)) = named_message(frame.as_bytes()) else { return };
         if self.answered.is_none() {
-            self.reception.offer(true, id, Seq::new(base), message);
+            self.reception.offer(true, id, base, message);
             self.answer(desk);
         }
     }

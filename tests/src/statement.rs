@@ -114,8 +114,7 @@ pub enum Statement {
     /// `core/tests`; and a call that never returns is what `simulate` finds by the clock on the wall.
     R5,
     /// Counters do not run backwards, those of attempts add up, and no deadline is at the end of time;
-    /// and the build that is
-    /// simulated checks for overflow.
+    /// and the build that is simulated checks for overflow.
     R6,
     /// Same inputs, same outputs: the life is played to a new client, which says the same and comes to
     /// the same state and counters.

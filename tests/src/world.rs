@@ -1228,14 +1228,14 @@ impl<P: Peer, W: Witness> World<P, W> {
 
     fn go(&mut self) {
         self.manners.holds = false;
+        let link = self.link.as_mut().filter(|link| link.peer_open);
+        let (attempt, basket) = link.map_or((Attempt::NONE, Vec::new()), |link| {
+            (link.attempt, core::mem::take(&mut link.basket))
+        });
         if core::mem::take(&mut self.desk.slow) {
-            let link = self.link.as_ref().filter(|link| link.peer_open);
-            let attempt = link.map_or(Attempt::NONE, |link| link.attempt);
             self.work(attempt, P::finish);
         }
-        let Some(link) = self.link.as_mut().filter(|link| link.peer_open) else { return };
-        let attempt = link.attempt;
-        for body in core::mem::take(&mut link.basket) {
+        for body in basket {
             self.process(attempt, &body);
         }
     }

@@ -4,30 +4,21 @@
 
 use std::{env, fs, path::Path};
 
-use bowline_testkit::diagram::{self, TICK};
+use bowline_testkit::diagram::{self, Edges, TICK};
 
 #[test]
 fn the_pictures_of_the_connection_show_the_code() {
-    let edges = diagram::connection();
-    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
-    shown("core/src/connection.rs", 0, &edges.mermaid());
-    shown("README.md", 0, &edges.mermaid());
+    all_shown(&diagram::connection(), [("core/src/connection.rs", 0), ("README.md", 0)]);
 }
 
 #[test]
 fn the_pictures_of_the_outbox_show_the_code() {
-    let edges = diagram::outbox();
-    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
-    shown("core/src/outbox.rs", 0, &edges.mermaid());
-    shown("README.md", 1, &edges.mermaid());
+    all_shown(&diagram::outbox(), [("core/src/outbox.rs", 0), ("README.md", 1)]);
 }
 
 #[test]
-fn the_picture_of_the_inbox_shows_the_code() {
-    let edges = diagram::inbox();
-    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
-    shown("core/src/inbox.rs", 0, &edges.mermaid());
-    shown("README.md", 2, &edges.mermaid());
+fn the_pictures_of_the_inbox_show_the_code() {
+    all_shown(&diagram::inbox(), [("core/src/inbox.rs", 0), ("README.md", 2)]);
 }
 
 #[test]
@@ -40,6 +31,14 @@ fn a_step_is_explained_by_its_event_and_the_timers_that_ran_out_with_it() {
     assert_eq!(way("Up", TICK, "Waiting"), Some(2));
     assert_eq!(way("Idle", TICK, "Dialing"), None);
     assert_eq!(way("Stopped", "Nudge", "Dialing"), None);
+}
+
+/// Compares the picture of a machine that was walked through with those at these places.
+fn all_shown(edges: &Edges, places: [(&str, usize); 2]) {
+    assert!((500..90_000).contains(&edges.states()), "{} states", edges.states());
+    for (file, nth) in places {
+        shown(file, nth, &edges.mermaid());
+    }
 }
 
 /// Compares a picture with the n-th one in a file, or puts it there.
