@@ -912,6 +912,8 @@ pub struct Outbox {
     paused: bool,
 
     stats: OutboxStats,
+    /// How many slots and timers all walks have looked at.
+    steps: u64,
 }
 
 impl Outbox {
@@ -971,6 +973,7 @@ impl Outbox {
             overdue: Overdue::No,
             paused: false,
             stats: OutboxStats::default(),
+            steps: 0,
         })
     }
 
@@ -1092,6 +1095,13 @@ impl Outbox {
     #[doc(hidden)]
     pub fn footprint(&self) -> (usize, usize) {
         (self.slots.len(), self.expiry.len())
+    }
+
+    /// How many slots and timers were looked at since the beginning, in all that goes over more than
+    /// one: for tests of the bound on work.
+    #[doc(hidden)]
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// The settings.
@@ -1220,12 +1230,14 @@ impl Outbox {
     fn make_room(&mut self, newest: Option<Seq>, displaced: &mut Vec<Displaced>) {
         let mut place = self.place(self.evict_from.max(self.fresh_from));
         while self.slots.get(place).is_some_and(|slot| slot.stage != Stage::Live) {
+            count(&mut self.steps);
             place += 1;
         }
         self.evict_from = self.slots.get(place).map_or(self.next, |slot| slot.seq);
         while self.held.messages > self.config.max_messages
             || self.held.bytes > self.config.max_bytes
         {
+            count(&mut self.steps);
             let Some(slot) = self.slots.get(place) else { return };
             if slot.stage == Stage::Live && Some(slot.seq) != newest {
                 let seq = slot.seq;
@@ -1411,6 +1423,7 @@ impl Outbox {
     fn flushed(&mut self) {
         let mut place = self.place(self.flushed_to);
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
+            count(&mut self.steps);
             self.flushed_to = slot.seq.next();
             if slot.level == Level::Written && self.is_in_flight(place) {
                 self.unheard = self.unheard.max(Some(slot.seq));
@@ -1442,6 +1455,7 @@ impl Outbox {
         while let Some(slot) =
             self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
         {
+            count(&mut self.steps);
             self.covered_to = slot.seq.next();
             if slot.level != Level::Acked && self.is_in_flight(place) {
                 self.deliver(place);
@@ -1598,6 +1612,7 @@ impl Outbox {
             while let Some(slot) =
                 self.slots.get(place).filter(|slot| slot.seq <= last.min(epoch.last))
             {
+                count(&mut self.steps);
                 if settles {
                     self.epochs[index].acked_to = slot.seq;
                 }
@@ -1641,6 +1656,7 @@ impl Outbox {
     /// Settles what has outlived its time: messages, and with the drain all of them.
     fn expire(&mut self) {
         while let Some((at, seq)) = self.expiry.peek().filter(|(at, _)| at.has_passed(self.now)) {
+            count(&mut self.steps);
             self.expiry.pop();
             if let Some(place) = self.find(seq).filter(|&p| self.slots[p].expires_at == at) {
                 self.fail(place, FailReason::Expired);
@@ -1648,6 +1664,7 @@ impl Outbox {
         }
         if !self.is_settled() && self.closing.is_some_and(|at| at.has_passed(self.now)) {
             for place in 0..self.slots.len() {
+                count(&mut self.steps);
                 self.fail(place, FailReason::Returned);
             }
         }
@@ -1795,6 +1812,7 @@ impl Outbox {
     fn skip_to_awaited(&mut self) {
         let mut place = self.place(self.awaited);
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
+            count(&mut self.steps);
             self.awaited = slot.seq;
             if self.is_awaited(place) {
                 return;
@@ -1809,6 +1827,7 @@ impl Outbox {
         self.cursor = self.cursor.max(self.head);
         let mut place = self.place(self.cursor);
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.stage != Stage::Live) {
+            count(&mut self.steps);
             self.cursor = slot.seq.next();
             place += 1;
         }
@@ -1826,6 +1845,7 @@ impl Outbox {
                     break;
                 }
                 Some(slot) => {
+                    count(&mut self.steps);
                     self.head = slot.seq.next();
                     place += 1;
                 }
@@ -1844,28 +1864,31 @@ impl Outbox {
         self.watch_acks();
 
         while self.expiry.peek().is_some_and(|(at, seq)| !self.expires(at, seq)) {
+            count(&mut self.steps);
             self.expiry.pop();
         }
         if self.expiry.len() > 2 * self.mortal + 64 {
             let mut expiry = core::mem::take(&mut self.expiry);
             // A message that was replaced without a change of its deadline has several.
-            let mut has_one = alloc::vec![false; self.slots.len()];
+            let mut have_one = BTreeSet::new();
             expiry.retain(|at, seq| {
-                self.expires(at, seq)
-                    && self
-                        .find(seq)
-                        .is_some_and(|place| !core::mem::replace(&mut has_one[place], true))
+                count(&mut self.steps);
+                self.expires(at, seq) && have_one.insert(seq)
             });
             self.expiry = expiry;
         }
 
         while self.slots.front().is_some_and(|slot| self.is_dead(slot)) {
+            count(&mut self.steps);
             self.slots.pop_front();
             self.dead -= 1;
         }
         if self.dead > self.slots.len() - self.dead + 64 {
             let mut slots = core::mem::take(&mut self.slots);
-            slots.retain(|slot| !self.is_dead(slot));
+            slots.retain(|slot| {
+                count(&mut self.steps);
+                !self.is_dead(slot)
+            });
             self.slots = slots;
             self.dead = 0;
         }
@@ -1987,6 +2010,7 @@ impl Outbox {
                 (Stage::Delivered, Some((_, last))) if slot.seq == last.next() => *last = slot.seq,
                 (Stage::Delivered, Some(_)) => break,
             }
+            count(&mut self.steps);
             self.report = slot.seq.next();
             if slot.stage == Stage::Delivered {
                 slot.stage = Stage::Gone;
@@ -2103,6 +2127,7 @@ impl Outbox {
         let mut left = taken;
         let mut place = place;
         while left > 0 {
+            count(&mut self.steps);
             if self.slots[place].stage == Stage::Live {
                 self.hand_over(place);
                 left -= 1;

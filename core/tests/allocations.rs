@@ -97,6 +97,30 @@ fn a_time_to_live_costs_a_bounded_number_of_allocations() {
     assert_eq!(counted.count_current, 0, "{counted:?}");
 }
 
+/// R5: timers that nobody needs any more are dropped at the cost of the timers, however many messages
+/// without one are waiting.
+#[test]
+fn dropping_timers_costs_the_same_however_many_messages_there_are() {
+    let allocated = |waiting| {
+        let mut wire = World::new();
+        wire.outbox.handle(wire.now, OutboxEvent::Down { accused: false });
+        for _ in 0..waiting {
+            wire.push(Level::Received, None);
+        }
+        // In front of the others, so that these are not dropped one by one.
+        wire.push(Level::Received, Some(Duration::from_secs(1)));
+        let mut churn = || {
+            let seq = wire.outbox.next_seq();
+            wire.push(Level::Received, Some(Duration::from_secs(60)));
+            wire.outbox.handle(wire.now, OutboxEvent::Cancel(seq));
+            while !matches!(wire.outbox.poll(Wire::Blocked), OutboxOutput::WaitUntil(_)) {}
+        };
+        (0..5_000).for_each(|_| churn());
+        measure(|| (0..5_000).for_each(|_| churn())).bytes_total
+    };
+    assert_eq!(allocated(10), allocated(1_000));
+}
+
 #[test]
 fn a_reconnect_allocates_nothing() {
     let mut wire = World::new();

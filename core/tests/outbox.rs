@@ -2165,6 +2165,8 @@ fn a_million_messages_that_expire_at_once_take_one_pass() {
     wire.wait(MINUTE);
     assert_eq!(wire.count_failed(), MILLION);
     assert_eq!(wire.outbox.footprint(), (0, 0));
+    let steps = wire.outbox.steps();
+    assert!((MILLION as u64..=4 * MILLION as u64).contains(&steps), "{steps}");
 }
 
 #[test]
@@ -2195,6 +2197,8 @@ fn a_million_cancels_behind_a_blocked_head_stay_small() {
         assert_eq!(wire.count_failed(), 1);
         let (slots, _) = wire.outbox.footprint();
         assert!(slots <= 2 * wire.outbox.queued() + 66, "{slots}");
+        // Half of them are swept at once.
+        assert!(wire.outbox.steps() <= 2 * MILLION as u64 / 10, "{}", wire.outbox.steps());
     }
 }
 
@@ -2247,6 +2251,7 @@ fn a_million_cumulative_acks_behind_a_head_that_has_none_take_one_pass() {
     while !wire.poll(Wire::Ready).is_empty() {}
     for number in 2..2 + MILLION as u64 {
         wire.acked(Ack::UpToOf(MessageId { outbox: fresh, seq: seq(number) }));
+        assert!(wire.outbox.steps() <= 6 * MILLION as u64, "{}", wire.outbox.steps());
     }
     assert_eq!(wire.outbox.stats().delivered, MILLION as u64);
     assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().duplicates), (0, 0));

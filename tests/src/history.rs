@@ -251,6 +251,8 @@ pub struct Gauges {
     pub suspected: Option<Seq>,
     /// Slots and timers in memory, dead ones included.
     pub footprint: (usize, usize),
+    /// Slots and timers that the outbox has looked at, in all its walks.
+    pub steps: u64,
     /// Dials begun, those that failed, links that came up, those that were lost.
     pub attempts: [u64; 4],
 }
@@ -273,6 +275,7 @@ impl Gauges {
             head_charges: outbox.charges(),
             suspected: outbox.suspected(),
             footprint: outbox.footprint(),
+            steps: outbox.steps(),
             attempts: [
                 connection.attempts,
                 connection.lost_dialing,

@@ -39,6 +39,10 @@ use crate::{
     verdicts,
 };
 
+/// What the outbox may look at for each input and output, on average; and at once, dead ones most of
+/// all.
+const STEPS: (u64, u64) = (2, 64);
+
 /// What the oracle must be told, for no history shows it.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -423,6 +427,8 @@ pub struct Oracle {
     nudge_free_at: Instant,
     last_deadline: Option<Deadline>,
     gauges: Gauges,
+    /// What the life of now has seen: inputs and outputs, and messages that it began with.
+    seen: u64,
 
     // The peer.
     ledger: HashMap<u64, Ledger>,
@@ -487,6 +493,7 @@ impl Oracle {
             nudge_free_at: Instant::ZERO,
             last_deadline: None,
             gauges: Gauges::default(),
+            seen: 0,
             ledger: HashMap::new(),
             peer_attempt: Attempt::NONE,
             library_to: 0,
@@ -502,6 +509,10 @@ impl Oracle {
     /// # Errors
     /// A statement does not hold. Go no further: what comes after means nothing.
     pub fn see(&mut self, moment: &Moment) -> Judged {
+        self.seen += match moment.seen {
+            Seen::Delivered { first, last } => last.get().saturating_sub(first.get()) + 1,
+            _ => 1,
+        };
         match moment.seen {
             Seen::Displaced { message, seq, coalesced } => {
                 self.displaced(message, seq.get(), coalesced)
@@ -1180,6 +1191,7 @@ impl Oracle {
             next.entries.push_back(entry);
         }
         next.loaded_slots = next.entries.len();
+        next.seen = next.loaded_slots as u64;
         next.loaded = (next.live as u64, (next.live + next.loose) as u64);
         next.epochs.push((saved.next..=u64::MAX, outbox));
         next.saved = Some(saved);
@@ -2784,6 +2796,10 @@ impl Oracle {
             && gauges.footprint.1 <= 2 * gauges.held.messages + 64;
         if !fits {
             return Err(self.violation(Statement::R1, format!("{gauges:?}")));
+        }
+        if gauges.steps > STEPS.0 * self.seen + STEPS.1 {
+            let text = format!("{} looks at messages in {} moments", gauges.steps, self.seen);
+            return Err(self.violation(Statement::R5, text));
         }
         let live = gauges.queued + gauges.in_flight.messages;
         let counted = gauges.accepted == self.accepted

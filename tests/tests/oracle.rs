@@ -483,6 +483,7 @@ fn bad(statement: Statement) -> Story {
         L6 => Story::up().later(10).waits_until(10, Timer::Stable),
         L7 => Story::up().probed().push(1).later(20_000).send(1),
         R1 => Story::up().push(1).gauges(|gauges| gauges.held.messages = 100),
+        R5 => Story::up().push(1).gauges(|gauges| gauges.steps = 1_000),
         R2 => Story::up().lost(Loss::Io).redial_after(400),
         R3 => Story::up().lost(Loss::Io).waits_until(3_000, Timer::Redial),
         R4 => Story::up().lost(Loss::Closed { code: Some(1012) }).redial_after(4_000),
@@ -490,7 +491,7 @@ fn bad(statement: Statement) -> Story {
             wire: Wire::Ready,
             deadline: Some(Deadline { at: Instant::NEVER, timer: Timer::Ping }),
         }),
-        X2 | X3 | L8 | R5 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
+        X2 | X3 | L8 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
     }
 }
 
@@ -540,11 +541,12 @@ fn good(statement: Statement) -> Story {
         L6 => Story::up().later(10).waits_until(11, Timer::Stable),
         L7 => Story::up().probed().push(1).later(20_000).pinged(0).send(1),
         R1 => Story::up().push(1).gauges(|_| {}),
+        R5 => Story::up().push(1).gauges(|gauges| gauges.steps = 50),
         R2 => Story::up().lost(Loss::Io).redial_after(500),
         R3 => Story::up().lost(Loss::Io).waits_until(1_000, Timer::Redial),
         R4 => Story::up().lost(Loss::Closed { code: Some(1012) }).redial_after(5_000),
         R6 => Story::up().waits(),
-        X2 | X3 | L8 | R5 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
+        X2 | X3 | L8 | D1 | D2 | D3 | D4 | D5 | D6 => unreachable!("not the oracle's"),
     }
 }
 

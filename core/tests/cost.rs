@@ -1,0 +1,160 @@
+//! R5: what an event costs does not depend on how many messages there are. The outbox counts the
+//! slots and timers that it looks at; here they are held against what it was asked.
+
+use std::time::Duration;
+
+use bowline_core::{
+    Ack, Attempt, Body, Instant, Key, Level, MessageId, Nack, Outbox, OutboxConfig, OutboxEvent,
+    OutboxId, OutboxOutput, Overflow, PushOptions, Seq, Wire,
+};
+use proptest::prelude::*;
+
+/// What a call may look at on average. The most that was seen is 3.6.
+const EACH: u64 = 6;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases / 4,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// R5, amortised: thousands of messages, and a head that nobody acknowledges.
+    #[test]
+    fn an_event_costs_the_same_however_many_messages_there_are(
+        messages in 200..3_000_usize,
+        window in prop::sample::select(vec![4, 64, 10_000]),
+        overflow in prop::sample::select(vec![Overflow::Reject, Overflow::EvictOldest]),
+        is_restored in any::<bool>(),
+        weights in prop::collection::vec(0..8_u32, 9),
+        ops in prop::collection::vec((any::<u32>(), any::<u16>()), 500..2_000),
+    ) {
+        let mut weights = weights;
+        weights[0] += 1;
+        let mut meter = Meter::new(messages, window, overflow, is_restored);
+        for (which, where_) in ops {
+            meter.apply(&weights, which, where_);
+        }
+    }
+}
+
+struct Meter {
+    outbox: Outbox,
+    now: Instant,
+    attempts: u64,
+    /// Up to where cumulative acks have gone.
+    acked_to: u64,
+    /// Calls of the outbox.
+    calls: u64,
+}
+
+impl Meter {
+    /// An outbox that is full, and up.
+    fn new(messages: usize, window: usize, overflow: Overflow, is_restored: bool) -> Self {
+        let config = OutboxConfig {
+            max_messages: messages,
+            window_messages: window.min(messages),
+            overflow,
+            retry_budget: 1_000_000,
+            level: Level::Acked,
+            can_ack: true,
+            ..OutboxConfig::default()
+        };
+        let outbox = Outbox::new(config.clone(), OutboxId::new(1)).unwrap();
+        let mut meter = Self { outbox, now: Instant::ZERO, attempts: 0, acked_to: 1, calls: 0 };
+        meter.push(None, None);
+        if is_restored {
+            // Acks of the new outbox do not name what the old one left.
+            let snapshot = meter.outbox.snapshot();
+            let restored = Outbox::restore(config, OutboxId::new(2), meter.now, snapshot);
+            meter.outbox = restored.map_err(|refused| refused.reason).unwrap();
+        }
+        for _ in 1..messages {
+            meter.push(None, None);
+        }
+        meter.up();
+        meter.drain(Wire::Ready);
+        meter
+    }
+
+    fn apply(&mut self, weights: &[u32], which: u32, place: u16) {
+        let mut pick = which % weights.iter().sum::<u32>();
+        let kind = weights.iter().position(|&weight| {
+            let is_it = pick < weight;
+            pick = pick.wrapping_sub(weight);
+            is_it
+        });
+        let attempt = Attempt::new(self.attempts);
+        let (head, next) = (self.outbox.watermark().get(), self.outbox.next_seq().get());
+        // Anywhere behind the head.
+        let seq = Seq::new(head + 1 + u64::from(place) * (next - head).saturating_sub(1) / 65_536);
+        let id = MessageId { outbox: self.outbox.id(), seq };
+        match kind.unwrap() {
+            0 => {
+                let ttl = Duration::from_millis(100 + u64::from(place % 64) * 50);
+                let key = (place % 3 == 0).then(|| Key::from(&place.to_le_bytes()[..1]));
+                self.push((place % 2 == 0).then_some(ttl), key);
+            }
+            1 => self.event(OutboxEvent::Cancel(seq)),
+            2 => self.event(OutboxEvent::Acked(attempt, Ack::OneOf(id))),
+            3 => {
+                self.acked_to += 1 + u64::from(place % 2);
+                let seq = Seq::new(self.acked_to);
+                let id = MessageId { seq, ..id };
+                self.event(OutboxEvent::Acked(attempt, Ack::UpToOf(id)));
+            }
+            4 => self.event(OutboxEvent::Flushed(attempt)),
+            5 => self.event(OutboxEvent::Ponged(attempt, seq)),
+            6 => {
+                self.now = self.now + Duration::from_millis(u64::from(place % 16));
+                self.event(OutboxEvent::Tick);
+            }
+            7 => self.drain(if place % 2 == 0 { Wire::Ready } else { Wire::Blocked }),
+            _ if place % 4 == 0 => {
+                self.event(OutboxEvent::Down { accused: false });
+                self.up();
+            }
+            _ if place % 4 == 1 => {
+                self.event(OutboxEvent::Nacked(attempt, Ack::OneOf(id), Nack::Transient));
+            }
+            _ => self.event(OutboxEvent::Nacked(attempt, Ack::OneOf(id), Nack::Permanent)),
+        }
+    }
+
+    fn push(&mut self, ttl: Option<Duration>, key: Option<Key>) {
+        let options = PushOptions { ttl, key, level: None };
+        // It may be full.
+        let _ = self.outbox.push(self.now, Body::binary(vec![0]), options);
+        self.read();
+    }
+
+    fn event(&mut self, event: OutboxEvent) {
+        self.outbox.handle(self.now, event);
+        self.read();
+    }
+
+    fn up(&mut self) {
+        self.attempts += 1;
+        self.event(OutboxEvent::Up(Attempt::new(self.attempts)));
+    }
+
+    fn drain(&mut self, wire: Wire) {
+        loop {
+            let output = self.outbox.poll(wire);
+            // A report may be of many.
+            if let OutboxOutput::Delivered { first, last } = output {
+                self.calls += last.get() - first.get();
+            }
+            self.read();
+            if let OutboxOutput::WaitUntil(_) = output {
+                return;
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        self.calls += 1;
+        let (steps, calls) = (self.outbox.steps(), self.calls);
+        assert!(steps <= EACH * calls, "{steps} slots and timers were looked at in {calls} calls");
+    }
+}
