@@ -588,14 +588,15 @@ impl Watch {
     }
 
     /// The peer's inbox was told something.
-    pub(crate) fn inbox(&mut self, InboxStep { from, event, to }: InboxStep) {
-        self.hit(INBOX_CELLS + from * INBOX_COLUMNS + event.unwrap_or(INBOX_STALE));
+    pub(crate) fn inbox(&mut self, InboxStep { from, event, to }: InboxStep, times: u64) {
+        let cell = INBOX_CELLS + from * INBOX_COLUMNS + event.unwrap_or(INBOX_STALE);
+        self.counts.0[cell] += times;
         if from == to {
             return;
         }
         let fits = |step: &&Step| (step.from, Some(step.event), step.to) == (from, event, to);
         match self.book.inbox.iter().find(fits) {
-            Some(step) => self.hit(step.mark),
+            Some(step) => self.counts.0[step.mark] += times,
             None => {
                 let causes = event.map_or(0, bit);
                 let (from, to) = (INBOX_STATES[from], INBOX_STATES[to]);

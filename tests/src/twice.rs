@@ -775,8 +775,8 @@ struct Outboxes {
     /// All names that messages of this life have had.
     names: BTreeSet<OutboxId>,
     flapping: Outbox,
-    /// When the time to live of the last message is over.
-    last_expiry: Instant,
+    /// When the last time to live is over, and the last message that had one.
+    last_expiry: (Instant, Seq),
     clock: Instant,
     /// How often the outbox has come to rest with its link down, since that went down.
     rests: u32,
@@ -797,15 +797,16 @@ struct Restored {
 impl Outboxes {
     fn new(life: &Life, outbox: &Outbox) -> Result<Self, Violation> {
         let (config, id) = (outbox.config().clone(), outbox.id());
-        let mut last_expiry = Instant::ZERO;
+        let mut last_expiry = (Instant::ZERO, Seq::new(0));
         let mut rises = true;
         let mut names = BTreeSet::from([id]);
         let plain = match &life.restored {
             None => Outbox::new(config, id).map_err(|error| life.unmade(Statement::D3, &error))?,
             Some((at, snapshot)) => {
-                for ttl in snapshot.messages.iter().filter_map(|message| message.ttl) {
-                    rises &= *at + ttl >= last_expiry;
-                    last_expiry = last_expiry.max(*at + ttl);
+                for message in &snapshot.messages {
+                    let Some(ttl) = message.ttl else { continue };
+                    rises &= *at + ttl >= last_expiry.0;
+                    last_expiry = last_expiry.max((*at + ttl, message.id.seq));
                 }
                 names.extend(snapshot.messages.iter().map(|message| message.id.outbox));
                 Outbox::restore(config, id, *at, snapshot.clone())
@@ -861,16 +862,18 @@ impl Outboxes {
         (body, options): &(Body, PushOptions),
     ) -> Result<(), Violation> {
         self.clock = self.clock.max(at);
-        if let Some(ttl) = options.ttl {
-            let expiry = self.clock + ttl;
-            if expiry < self.last_expiry {
-                self.restored = None;
-            }
-            self.last_expiry = self.last_expiry.max(expiry);
-        }
         let push = |outbox: &mut Outbox| outbox.push(at, body.clone(), options.clone());
         let plain = push(&mut self.plain);
         same(Statement::X3, at, &plain, &push(&mut self.flapping))?;
+        if let (Some(ttl), Ok(pushed)) = (options.ttl, &plain) {
+            // One that is replaced keeps its place, in front of some that are over sooner.
+            let expiry = (self.clock + ttl, pushed.seq);
+            let (last, seq) = self.last_expiry;
+            if expiry.0 < last || expiry.0 > last && expiry.1 < seq {
+                self.restored = None;
+            }
+            self.last_expiry = (last.max(expiry.0), seq.max(expiry.1));
+        }
         match &mut self.restored {
             Some(restored) => same(Statement::D3, at, &plain, &push(&mut restored.outbox)),
             None => Ok(()),

@@ -1,6 +1,7 @@
 //! A dialect and an inbox that note what goes through them, so that a run can be told from outside.
 
 use core::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use bowline_core::{
     Answer, Batch, Beat, Body, ConfigError, Dialect, Greeting, Inbox, InboxConfig, Lane, MessageId,
@@ -101,7 +102,7 @@ impl<D: Dialect<Credentials: Default>> Dialect for Watched<D> {
 }
 
 /// What an inbox was told, in which state, and where that has led.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct InboxStep {
     /// As in [`INBOX_STATES`](crate::diagram::INBOX_STATES).
     pub from: usize,
@@ -114,7 +115,8 @@ pub(crate) struct InboxStep {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WatchedInbox {
     inbox: Inbox,
-    steps: Vec<InboxStep>,
+    /// How often each was taken.
+    steps: BTreeMap<InboxStep, u64>,
 }
 
 impl WatchedInbox {
@@ -123,7 +125,7 @@ impl WatchedInbox {
     /// # Errors
     /// A setting is out of its range.
     pub fn new(config: InboxConfig) -> Result<Self, ConfigError> {
-        Inbox::new(config).map(|inbox| Self { inbox, steps: Vec::new() })
+        Inbox::new(config).map(|inbox| Self { inbox, steps: BTreeMap::new() })
     }
 
     /// Goes on from its own marks, as [`Inbox::restore`] does: what was in progress is forgotten.
@@ -137,16 +139,15 @@ impl WatchedInbox {
 
     /// As [`Inbox::connect`].
     pub fn connect(&mut self) -> Lane {
-        self.note(0, Inbox::connect)
+        self.note(Inbox::connect, |_| Some(0))
     }
 
     /// As [`Inbox::offer`].
     pub fn offer(&mut self, lane: Lane, id: MessageId, base: Seq) -> Offer {
-        let offer = self.note(1, |inbox| inbox.offer(lane, id, base));
-        if let (Offer::Stale, Some(step)) = (offer, self.steps.last_mut()) {
-            step.event = None;
-        }
-        offer
+        self.note(
+            |inbox| inbox.offer(lane, id, base),
+            |offer| (*offer != Offer::Stale).then_some(1),
+        )
     }
 
     /// As [`Inbox::done`].
@@ -154,7 +155,7 @@ impl WatchedInbox {
     /// # Errors
     /// The message is not in progress.
     pub fn done(&mut self, id: MessageId) -> Result<(), NotInProgress> {
-        self.note(2, |inbox| inbox.done(id))
+        self.note(|inbox| inbox.done(id), |_| Some(2))
     }
 
     /// As [`Inbox::refuse`].
@@ -162,7 +163,7 @@ impl WatchedInbox {
     /// # Errors
     /// The message is not in progress.
     pub fn refuse(&mut self, id: MessageId, nack: Nack) -> Result<(), NotInProgress> {
-        self.note(3, |inbox| inbox.refuse(id, nack))
+        self.note(|inbox| inbox.refuse(id, nack), |_| Some(3))
     }
 
     /// As [`Inbox::poll`].
@@ -170,16 +171,20 @@ impl WatchedInbox {
         self.inbox.poll(lane)
     }
 
-    /// What was noted since this was last asked for.
-    pub(crate) fn steps(&mut self) -> impl Iterator<Item = InboxStep> {
-        self.steps.drain(..)
+    /// What was noted since this was last asked for, and how often.
+    pub(crate) fn steps(&mut self) -> BTreeMap<InboxStep, u64> {
+        core::mem::take(&mut self.steps)
     }
 
-    fn note<T>(&mut self, event: usize, tell: impl FnOnce(&mut Inbox) -> T) -> T {
+    fn note<T>(
+        &mut self,
+        tell: impl FnOnce(&mut Inbox) -> T,
+        event: impl FnOnce(&T) -> Option<usize>,
+    ) -> T {
         let from = inbox_state_place(self.inbox.state());
         let answer = tell(&mut self.inbox);
         let to = inbox_state_place(self.inbox.state());
-        self.steps.push(InboxStep { from, event: Some(event), to });
+        *self.steps.entry(InboxStep { from, event: event(&answer), to }).or_default() += 1;
         answer
     }
 }

@@ -730,7 +730,7 @@ impl<P: Peer, W: Witness> World<P, W> {
     fn work(&mut self, attempt: Attempt, work: impl FnOnce(&mut P, &mut Desk)) {
         work(&mut self.peer, &mut self.desk);
         if let Some(inbox) = self.peer.inbox() {
-            inbox.steps().for_each(|step| self.watch.inbox(step));
+            inbox.steps().into_iter().for_each(|(step, times)| self.watch.inbox(step, times));
         }
         let processed = core::mem::take(&mut self.desk.processed);
         let mut answers = core::mem::take(&mut self.desk.answers);
