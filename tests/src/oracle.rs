@@ -1854,7 +1854,8 @@ impl Oracle {
             let may = self.may_be_head(seq);
             self.charge(seq, may, false);
         }
-        if sure > 0 && loss.is_some() && !doubt {
+        // A push may have told the outbox that the ack is overdue. Then the end is its own.
+        if sure > 0 && loss.is_some() && !doubt && !overdue {
             self.probe = true;
         }
         let accused = loss.is_some_and(Loss::accuses_a_message);

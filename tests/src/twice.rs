@@ -866,10 +866,10 @@ impl Outboxes {
         let plain = push(&mut self.plain);
         same(Statement::X3, at, &plain, &push(&mut self.flapping))?;
         if let (Some(ttl), Ok(pushed)) = (options.ttl, &plain) {
-            // One that is replaced keeps its place, in front of some that are over sooner.
+            // One that is replaced keeps its place, in front of those whose time began before its own.
             let expiry = (self.clock + ttl, pushed.seq);
             let (last, seq) = self.last_expiry;
-            if expiry.0 < last || expiry.0 > last && expiry.1 < seq {
+            if expiry.0 < last || expiry.1 < seq {
                 self.restored = None;
             }
             self.last_expiry = (last.max(expiry.0), seq.max(expiry.1));
