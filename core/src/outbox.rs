@@ -1812,11 +1812,11 @@ impl Outbox {
     fn skip_to_awaited(&mut self) {
         let mut place = self.place(self.awaited);
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
-            count(&mut self.steps);
             self.awaited = slot.seq;
             if self.is_awaited(place) {
                 return;
             }
+            count(&mut self.steps);
             self.awaited = slot.seq.next();
             place += 1;
         }

@@ -9,8 +9,8 @@ use bowline_core::{
 };
 use proptest::prelude::*;
 
-/// What a call may look at on average. The most that was seen is 3.6.
-const EACH: u64 = 6;
+/// What a call may look at on average. The most that was seen is 2.7.
+const EACH: u64 = 4;
 
 proptest! {
     #![proptest_config(ProptestConfig {

@@ -699,6 +699,11 @@ impl Watch {
         // These look at the clock.
         self.connection(client, C::Tick);
         self.outbox(O::Tick);
+        self.holds(client);
+    }
+
+    /// The outbox is about to look at the clock: what may end its pause.
+    fn holds<D: Dialect, R: Rng>(&mut self, client: &Client<D, R>) {
         if let OutboxState::Held { resume_at } = client.outbox().state() {
             let due = client.outbox().deadline().filter(|d| d.at.has_passed(self.latest));
             self.timer = due.map(|deadline| deadline.timer);
@@ -860,9 +865,10 @@ impl Watch {
     }
 
     /// A push looks at the outbox's clock.
-    pub(crate) fn push(&mut self, now: Instant) {
+    pub(crate) fn push<D: Dialect, R: Rng>(&mut self, client: &Client<D, R>, now: Instant) {
         self.latest = self.latest.max(now);
         self.causes = (0, bit(O_TICK));
+        self.holds(client);
     }
 
     // ---- What is seen -------------------------------------------------------------------------------

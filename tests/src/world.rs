@@ -1047,7 +1047,7 @@ impl<P: Peer, W: Witness> World<P, W> {
             self.events += 1;
             let now = self.told();
             let head = self.client.outbox().watermark();
-            self.watch.push(now);
+            self.watch.push(&self.client, now);
             let noted = self.life.is_some().then(|| Box::new((body.clone(), options.clone())));
             let result = self.client.push(now, body, options);
             if let (Some(life), Some(push)) = (&mut self.life, noted) {

@@ -5,10 +5,10 @@
 //! cargo run --release -p bowline-testkit --bin bugs -- --only jitter-comes-on-top-of-the-cap
 //! ```
 //!
-//! First the simulation: some seeds, the traces that were saved, then ever more seeds. If that has noticed
-//! nothing, the properties of the core; if they have not either, its other tests. Then the tests that
-//! carry the number of a hazard which the bug brings back: one of them must fail for each. The rows of
-//! `tests/bugs/README.md` are written anew for all bugs that were seeded.
+//! First the simulation: some seeds, the traces that were saved, then ever more seeds. If that has
+//! noticed nothing, the properties of the core; if they have not either, its other tests. Then the
+//! tests that carry the number of a hazard which the bug brings back: one of them must fail for each.
+//! The rows of `tests/bugs/README.md` are written anew for all bugs that were seeded.
 //!
 //! The exit code is 1 if some check noticed nothing that should have.
 
@@ -197,7 +197,7 @@ impl Lab {
                 (found, traced) = (self.replayed()?, true);
             }
         }
-        // A hundred seeds or a trace say little of what else it breaks; more may take for ever.
+        // A few seeds or a trace say little of what else it breaks; more may take for ever.
         if !found.is_empty() {
             let more = self.broken(first, count.max(1_000), PATIENCE / 12)?;
             found.extend(more.unwrap_or_default());
