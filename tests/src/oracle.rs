@@ -2006,7 +2006,8 @@ impl Oracle {
             Run::Stopping(_) => self.link.doubt,
             Run::Running => {
                 let due = self.due.is_some_and(|due| due.may_stop);
-                due && self.link.phase == LinkPhase::Over || self.link.doubt && self.may_be_deaf()
+                let is_last = self.may_be_deaf() || self.may_give_up();
+                due && self.link.phase == LinkPhase::Over || self.link.doubt && is_last
             }
         };
         if may_have_stopped {
@@ -2020,6 +2021,13 @@ impl Oracle {
         } else if self.live == 0 {
             self.link.doubt = true;
         }
+    }
+
+    /// Whether the client may give up if this attempt ends.
+    fn may_give_up(&self) -> bool {
+        let config = &self.rules.config.connection;
+        let attempts = self.failures.1.saturating_add(1);
+        config.max_elapsed.is_some() || config.max_attempts.is_some_and(|max| attempts >= max)
     }
 
     // ---- What the client says ------------------------------------------------------------------
