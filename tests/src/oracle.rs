@@ -427,7 +427,8 @@ pub struct Oracle {
     nudge_free_at: Instant,
     last_deadline: Option<Deadline>,
     gauges: Gauges,
-    /// What the life of now has seen: inputs and outputs, and messages that it began with.
+    /// What the life of now has seen: inputs and outputs, messages that it began with, and slots that
+    /// each link may have to pass by.
     seen: u64,
 
     // The peer.
@@ -511,6 +512,8 @@ impl Oracle {
     pub fn see(&mut self, moment: &Moment) -> Judged {
         self.seen += match moment.seen {
             Seen::Delivered { first, last } => last.get().saturating_sub(first.get()) + 1,
+            // Each link begins at the head, and passes by what is dead behind that.
+            Seen::Opened { .. } => 1 + 2 * self.gauges.footprint.0 as u64,
             _ => 1,
         };
         match moment.seen {
