@@ -261,6 +261,11 @@ impl Pair {
             }
             Op::NackedFrom(whose, pick, nack) => {
                 let seq = self.pick(*pick);
+                // What was never sent nobody can refuse, and a snapshot need not know whose it was.
+                let is_sent = |index: usize| self.model.messages[index].sent > 0;
+                if self.ledger.restored && !self.model.index(seq).is_some_and(is_sent) {
+                    return;
+                }
                 let id = MessageId { outbox: self.model.outbox_of(seq), seq };
                 self.event(OutboxEvent::NackedFrom(self.attempt(*whose), id, *nack));
             }
@@ -893,8 +898,11 @@ impl Model {
             let message = &mut self.messages[index];
             let old = std::mem::replace(&mut message.body, body);
             message.level = level;
-            message.expires_at = expires_at;
-            message.armed = armed;
+            // With the same deadline, the timer of the one before goes off for it.
+            if (message.expires_at, message.armed.0) != (expires_at, armed.0) {
+                message.expires_at = expires_at;
+                message.armed = armed;
+            }
             displaced.push((message.id.seq, old, true));
             index
         } else {
@@ -1048,9 +1056,6 @@ impl Model {
         let (last, left) = self.outdated;
         if left > 0 && seq <= last {
             self.outdated.1 -= u32::from(seq == last);
-            for message in self.messages.iter_mut().filter(|m| m.mute && m.id.seq <= seq) {
-                message.covered = true;
-            }
             return Effect::Normal;
         }
         for message in self.messages.iter_mut().filter(|m| (m.out || m.mute) && m.id.seq <= seq) {
