@@ -725,9 +725,8 @@ impl<'a> Batch<'a> {
     pub fn iter(&self) -> impl Iterator<Item = Item<'a>> + use<'a> {
         let outbox = self.outbox;
         let mut room = outbox.window_room();
-        outbox
-            .slots
-            .range(self.place..)
+        core::iter::successors(Some(self.place), |place| Some(outbox.open_from(place + 1).0))
+            .map_while(|place| outbox.slots.get(place))
             .filter(|slot| slot.stage == Stage::Live)
             .take(outbox.alone().unwrap_or(usize::MAX))
             .map_while(move |slot| {
@@ -778,12 +777,14 @@ struct Slot {
     sent_on: Attempt,
     level: Level,
     stage: Stage,
+    /// Of a slot that is not open: none from here to before this number is. 0 if nobody has looked.
+    closed_to: Seq,
 }
 
 impl Epoch {
     /// That of a new outbox, which goes on for ever.
     fn new(first: Seq, id: OutboxId) -> Self {
-        Self { first, last: Seq::new(u64::MAX), id, acked_to: Seq::new(0) }
+        Self { first, last: Seq::new(u64::MAX), id, refused_to: Seq::new(0) }
     }
 }
 
@@ -800,8 +801,8 @@ struct Epoch {
     /// Its own last number; numbers between it and the next epoch were used by others and are gone.
     last: Seq,
     id: OutboxId,
-    /// A cumulative ack has settled all up to here.
-    acked_to: Seq,
+    /// The first that no cumulative refusal has called back since the cursor last went back.
+    refused_to: Seq,
 }
 
 /// How far the second arrow is.
@@ -1214,6 +1215,7 @@ impl Outbox {
             sent_on: Attempt::NONE,
             level,
             stage: Stage::Live,
+            closed_to: Seq::default(),
         });
         self.make_room(Some(number), &mut displaced);
         Pushed { seq: number, displaced }
@@ -1228,12 +1230,8 @@ impl Outbox {
     /// Evicts the oldest messages that were never transmitted until the limits hold. `admit` has
     /// made sure that they can.
     fn make_room(&mut self, newest: Option<Seq>, displaced: &mut Vec<Displaced>) {
-        let mut place = self.place(self.evict_from.max(self.fresh_from));
-        while self.slots.get(place).is_some_and(|slot| slot.stage != Stage::Live) {
-            count(&mut self.steps);
-            place += 1;
-        }
-        self.evict_from = self.slots.get(place).map_or(self.next, |slot| slot.seq);
+        let mut place = self.next_live(self.evict_from.max(self.fresh_from));
+        self.evict_from = self.seq_at(place);
         while self.held.messages > self.config.max_messages
             || self.held.bytes > self.config.max_bytes
         {
@@ -1383,6 +1381,9 @@ impl Outbox {
         self.flushed_to = self.head;
         self.covered_to = self.head;
         self.awaited = self.head;
+        for epoch in &mut self.epochs {
+            epoch.refused_to = Seq::default();
+        }
     }
 
     fn link_down(&mut self, accused: bool) {
@@ -1421,16 +1422,16 @@ impl Outbox {
     }
 
     fn flushed(&mut self) {
-        let mut place = self.place(self.flushed_to);
+        let mut place = self.next_open(self.place(self.flushed_to));
         while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
             count(&mut self.steps);
-            self.flushed_to = slot.seq.next();
             if slot.level == Level::Written && self.is_in_flight(place) {
                 self.unheard = self.unheard.max(Some(slot.seq));
                 self.deliver(place);
             }
-            place += 1;
+            place = self.next_open(place + 1);
         }
+        self.flushed_to = self.cursor;
     }
 
     fn ponged(&mut self, seq: Seq) {
@@ -1451,17 +1452,16 @@ impl Outbox {
             return;
         }
         self.unheard = self.unheard.filter(|&unheard| unheard > seq);
-        let mut place = self.place(self.covered_to);
-        while let Some(slot) =
-            self.slots.get(place).filter(|slot| slot.seq <= seq && slot.seq < self.cursor)
-        {
+        let end = seq.next().min(self.cursor);
+        let mut place = self.next_open(self.place(self.covered_to));
+        while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < end) {
             count(&mut self.steps);
-            self.covered_to = slot.seq.next();
             if slot.level != Level::Acked && self.is_in_flight(place) {
                 self.deliver(place);
             }
-            place += 1;
+            place = self.next_open(place + 1);
         }
+        self.covered_to = self.covered_to.max(end);
     }
 
     fn acked(&mut self, ack: Ack) {
@@ -1482,7 +1482,8 @@ impl Outbox {
 
     fn nacked(&mut self, which: Ack, nack: Nack) {
         let mut hold = false;
-        let answered = self.answer(which, false, |outbox, place| {
+        let settles = nack == Nack::Permanent;
+        let answered = self.answer(which, settles, |outbox, place| {
             if outbox.slots[place].stage != Stage::Live {
                 outbox.lay(place);
                 return count(&mut outbox.stats.duplicates);
@@ -1542,10 +1543,15 @@ impl Outbox {
             return count(&mut self.stats.violations);
         }
         self.nacked(Ack::OneOf(id), nack);
-        for place in self.place(id.seq.next())..self.place(self.cursor) {
+        let mut place = self.next_open(self.place(id.seq.next()));
+        while self.seq_at(place) < self.cursor {
+            count(&mut self.steps);
             self.lay(place);
             self.recall(place);
+            place = self.next_open(place + 1);
         }
+        // So the next refusal does not look at them again.
+        self.cursor = self.cursor.min(id.seq.next());
         if !matches!(self.state, OutboxState::Held { .. }) {
             self.state = OutboxState::Held { resume_at: self.now };
         }
@@ -1608,19 +1614,21 @@ impl Outbox {
             if epoch.first > last || outbox.is_some_and(|outbox| outbox != epoch.id) {
                 continue;
             }
-            let mut place = self.place(epoch.first.max(epoch.acked_to.next()));
-            while let Some(slot) =
-                self.slots.get(place).filter(|slot| slot.seq <= last.min(epoch.last))
-            {
+            let mut end = last.min(epoch.last).next();
+            let mut place = self.next_open(self.place(epoch.first));
+            if self.seq_at(place) < end {
+                answered = Answered::Some;
+            }
+            if !settles {
+                // Nothing behind the cursor is in flight, nor what was called back before.
+                end = end.min(self.cursor);
+                place = self.next_open(self.place(epoch.first.max(epoch.refused_to)));
+                self.epochs[index].refused_to = epoch.refused_to.max(end);
+            }
+            while self.seq_at(place) < end {
                 count(&mut self.steps);
-                if settles {
-                    self.epochs[index].acked_to = slot.seq;
-                }
-                if self.is_open(place) {
-                    answered = Answered::Some;
-                    each(self, place);
-                }
-                place += 1;
+                each(self, place);
+                place = self.next_open(place + 1);
             }
         }
         answered
@@ -1800,6 +1808,42 @@ impl Outbox {
         self.slots.get(place).is_some_and(|slot| slot.seq == seq).then_some(place)
     }
 
+    /// The number at a place, or behind all.
+    fn seq_at(&self, place: usize) -> Seq {
+        self.slots.get(place).map_or(self.next, |slot| slot.seq)
+    }
+
+    /// The first place from this one on where a message is open, and how many others were looked at.
+    fn open_from(&self, place: usize) -> (usize, u64) {
+        let (mut end, mut steps) = (place, 0);
+        while end < self.slots.len() && !self.is_open(end) {
+            end = self.place(self.slots[end].closed_to).max(end + 1);
+            steps += 1;
+        }
+        (end, steps)
+    }
+
+    /// The same. What lies between is never open again, so the next walk from this place goes straight
+    /// to the end, as with the paths of a union-find.
+    fn next_open(&mut self, place: usize) -> usize {
+        let (end, steps) = self.open_from(place);
+        self.steps = self.steps.saturating_add(steps);
+        if end > place {
+            self.slots[place].closed_to = self.seq_at(end);
+        }
+        end
+    }
+
+    /// The first place from a number on where a message is live.
+    fn next_live(&mut self, seq: Seq) -> usize {
+        let mut place = self.next_open(self.place(seq));
+        while self.slots.get(place).is_some_and(|slot| slot.stage != Stage::Live) {
+            count(&mut self.steps);
+            place = self.next_open(place + 1);
+        }
+        place
+    }
+
     fn epoch_of(&self, seq: Seq) -> usize {
         self.epochs.partition_point(|epoch| epoch.first <= seq).saturating_sub(1)
     }
@@ -1810,52 +1854,27 @@ impl Outbox {
     }
 
     fn skip_to_awaited(&mut self) {
-        let mut place = self.place(self.awaited);
-        while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
-            self.awaited = slot.seq;
-            if self.is_awaited(place) {
-                return;
-            }
+        let mut place = self.next_open(self.place(self.awaited));
+        while self.seq_at(place) < self.cursor && !self.is_awaited(place) {
             count(&mut self.steps);
-            self.awaited = slot.seq.next();
-            place += 1;
+            place = self.next_open(place + 1);
         }
+        self.awaited = self.seq_at(place).min(self.cursor);
     }
 
     /// Puts the cursor on the next message that can be handed over.
     fn skip_to_live(&mut self) {
-        self.cursor = self.cursor.max(self.head);
-        let mut place = self.place(self.cursor);
-        while let Some(slot) = self.slots.get(place).filter(|slot| slot.stage != Stage::Live) {
-            count(&mut self.steps);
-            self.cursor = slot.seq.next();
-            place += 1;
-        }
+        let place = self.next_live(self.cursor.max(self.head));
+        self.cursor = self.seq_at(place);
     }
 
     /// Restores what must hold after every event: the head is live, the ack clock runs for the
     /// right message, and what is dead does not outgrow what is alive.
     fn tidy(&mut self) {
-        let head = self.head;
-        let mut place = self.place(self.head);
-        loop {
-            match self.slots.get(place) {
-                Some(slot) if slot.stage == Stage::Live => {
-                    self.head = slot.seq;
-                    break;
-                }
-                Some(slot) => {
-                    count(&mut self.steps);
-                    self.head = slot.seq.next();
-                    place += 1;
-                }
-                None => {
-                    self.head = self.next;
-                    break;
-                }
-            }
-        }
+        let place = self.next_live(self.head);
+        let head = self.seq_at(place);
         if self.head != head {
+            self.head = head;
             self.charges = 0;
             self.deaths = 0;
             self.nacks = 0;
@@ -2132,7 +2151,7 @@ impl Outbox {
                 self.hand_over(place);
                 left -= 1;
             }
-            place += 1;
+            place = self.next_open(place + 1);
         }
         self.skip_to_live();
         self.watch_acks();
@@ -2473,7 +2492,8 @@ impl Outbox {
                 (Stage::Failed(reason, fate), Instant::NEVER)
             }
         };
-        let slot = Slot { seq, body, key, expires_at, sent_on: Attempt::NONE, level, stage };
+        let (sent_on, closed_to) = (Attempt::NONE, Seq::default());
+        let slot = Slot { seq, body, key, expires_at, sent_on, level, stage, closed_to };
         let size = slot.size();
         match stage {
             Stage::Live => {

@@ -446,6 +446,24 @@ fn each_ping_before_a_retransmission_has_a_pong_that_says_nothing_of_it() {
     assert_eq!(timer(&wire), Some(Timer::Ack));
 }
 
+/// L4: a pong that comes late takes nothing back of what a later one has shown.
+#[test]
+fn a_pong_of_an_older_ping_does_not_stop_the_ack_clock() {
+    let mut wire = World::new();
+    wire.push("a", Received);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, ping 1");
+    wire.push("b", Acked);
+    assert_eq!(wire.drain(), "send 2");
+    wire.wait(small().receipt_repeat_interval);
+    assert_eq!(wire.drain(), "ping 2");
+    wire.pong(2);
+    let clock = Some((wire.now + small().ack_limit, Timer::Ack));
+    assert_eq!(wire.deadline(), clock);
+    wire.pong(1);
+    assert_eq!(wire.deadline(), clock);
+}
+
 /// L2
 #[test]
 fn a_ping_whose_number_is_of_a_message_that_is_gone_is_a_receipt_of_what_goes_again() {
@@ -2256,6 +2274,91 @@ fn a_million_cumulative_acks_behind_a_head_that_has_none_take_one_pass() {
     assert_eq!(wire.outbox.stats().delivered, MILLION as u64);
     assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().duplicates), (0, 0));
     assert_eq!((wire.outbox.queued(), wire.outbox.in_flight().messages), (0, 1));
+}
+
+/// R5: what is settled behind the head is passed by once, and not by each link that comes up.
+#[test]
+fn a_thousand_links_pass_by_what_is_settled_once() {
+    let config = OutboxConfig { can_ping: false, level: Acked, ..large() };
+    for cancels in [true, false] {
+        let mut wire = World::with(config.clone());
+        for _ in 0..10_000 {
+            wire.push("", Acked);
+        }
+        if cancels {
+            for number in 2..=5_000 {
+                wire.cancel(number);
+                assert_eq!(wire.count_failed(), 1);
+            }
+        }
+        wire.up();
+        wire.drain();
+        for number in 2..=5_000 {
+            wire.acked(Ack::One(seq(number)));
+        }
+        let begun = wire.outbox.steps();
+        for _ in 0..1_000 {
+            wire.down();
+            wire.up();
+            assert_eq!(wire.drain(), "send 1");
+            wire.flushed();
+            let steps = wire.outbox.steps() - begun;
+            assert!(steps <= 30_000, "{steps}");
+        }
+    }
+}
+
+/// R5: a peer that refuses the same again and again is told so by nobody, but costs little.
+#[test]
+fn a_thousand_refusals_of_the_same_cost_one_pass() {
+    for nack in [Nack::Transient, Nack::Permanent] {
+        for from in [true, false] {
+            let mut wire = World::with(large());
+            for _ in 0..10_000 {
+                wire.push("", Acked);
+            }
+            wire.up();
+            wire.drain();
+            // What is still in flight keeps the others from going again.
+            let begun = wire.outbox.steps();
+            for _ in 0..1_000 {
+                match from {
+                    true => wire.nacked_from(2, nack),
+                    false => wire.nacked(Ack::UpTo(seq(9_999)), nack),
+                }
+                let steps = wire.outbox.steps() - begun;
+                assert!(steps <= 50_000, "{steps}");
+            }
+            assert_eq!(wire.outbox.in_flight().messages, 1);
+        }
+    }
+}
+
+/// A cumulative refusal counts for what it found in flight: not for what goes after it on the same
+/// attempt, and what it called back can still be refused for good.
+#[test]
+fn a_cumulative_refusal_may_be_followed_by_another_of_the_same_messages() {
+    let config = OutboxConfig { can_ping: false, level: Acked, ..OutboxConfig::default() };
+    let mut wire = World::with(config.clone());
+    wire.push_many(3, Acked);
+    let both = Ack::UpTo(seq(2));
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    wire.down();
+    wire.up();
+    // The peer speaks of the last attempt.
+    wire.nacked(both, Nack::Transient);
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    wire.nacked(both, Nack::Transient);
+    assert_eq!((wire.outbox.charges(), wire.outbox.in_flight().messages), (1, 1));
+    wire.nacked(Ack::One(seq(3)), Nack::Transient);
+    wire.wait(config.nack_delay);
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    wire.nacked(both, Nack::Transient);
+    assert_eq!((wire.outbox.charges(), wire.outbox.in_flight().messages), (2, 1));
+    wire.nacked(both, Nack::Permanent);
+    let rejected = "failed 1 Rejected MaybeDelivered, failed 2 Rejected MaybeDelivered";
+    assert_eq!(wire.drain(), rejected);
 }
 
 #[test]
