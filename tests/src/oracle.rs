@@ -512,8 +512,6 @@ impl Oracle {
     pub fn see(&mut self, moment: &Moment) -> Judged {
         self.seen += match moment.seen {
             Seen::Delivered { first, last } => last.get().saturating_sub(first.get()) + 1,
-            // Each link begins at the head, and passes by what is dead behind that.
-            Seen::Opened { .. } => 1 + 2 * self.gauges.footprint.0 as u64,
             _ => 1,
         };
         match moment.seen {
