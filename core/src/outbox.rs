@@ -1533,13 +1533,7 @@ impl Outbox {
     /// the head waiting, and for that there is the ack clock.
     fn nacked_from(&mut self, id: MessageId, nack: Nack) {
         let sent = self.sent.0..self.sent.1;
-        let named = if self.epochs.iter().any(|epoch| epoch.id == id.outbox) {
-            self.id_of(id.seq) == id
-        } else {
-            // The name of an outbox is forgotten with its last message.
-            self.epochs.front().is_some_and(|oldest| id.seq < oldest.first)
-        };
-        if !sent.contains(&id.seq) || !named {
+        if !sent.contains(&id.seq) || self.id_of(id.seq) != id {
             return count(&mut self.stats.violations);
         }
         self.nacked(Ack::OneOf(id), nack);
@@ -1912,11 +1906,17 @@ impl Outbox {
             self.dead = 0;
         }
         // Names of outboxes of which nothing is left.
-        while self.epochs.get(1).is_some_and(|second| {
-            second.first <= self.slots.front().map_or(self.next, |slot| slot.seq)
-        }) {
+        let first = self.first_named();
+        while self.epochs.get(1).is_some_and(|second| second.first <= first) {
             self.epochs.pop_front();
         }
+    }
+
+    /// The first message whose name matters: it is still there, or a refusal may speak of it.
+    fn first_named(&self) -> Seq {
+        let (from, to) = self.sent;
+        let first = self.seq_at(0);
+        if from < to { first.min(from) } else { first }
     }
 
     fn is_dead(&self, slot: &Slot) -> bool {
@@ -2594,7 +2594,7 @@ impl Outbox {
         let from_head = |seq: Seq| seq.get().wrapping_sub(self.head.get()) as i64;
         // These are only the places where something goes on: one that lags behind the first slot
         // does so by any number, and means the same.
-        let floor = self.slots.front().map_or(self.next, |slot| slot.seq);
+        let floor = self.seq_at(0);
         // More of it makes no difference.
         let enough = Amount {
             messages: self.config.receipt_interval_messages.max(self.config.window_messages / 16),
@@ -2622,7 +2622,8 @@ impl Outbox {
             slots: self.slots.iter().filter(|slot| !self.is_dead(slot)).map(slot).collect(),
             epochs: (self.epochs.iter())
                 .map(|epoch| {
-                    (from_head(epoch.first.max(floor)), from_head(epoch.last.min(self.next)))
+                    let first = epoch.first.max(self.first_named());
+                    (from_head(first), from_head(epoch.last.min(self.next)))
                 })
                 .collect(),
             failed: self.failed.iter().copied().map(from_head).collect(),

@@ -1737,6 +1737,29 @@ fn a_refused_message_may_be_settled_and_its_outbox_forgotten() {
     assert_eq!((wire.drain(), wire.outbox.stats().violations), ("send 2".into(), 0));
 }
 
+/// The same by a name that no message had, which was once believed where the true one was forgotten.
+#[test]
+fn a_refusal_by_a_name_that_no_message_had_calls_nothing_back() {
+    let mut wire = World::new();
+    wire.push("restored", Received);
+    let snapshot = wire.outbox.snapshot();
+    let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
+    wire.push("new", Acked);
+    wire.up();
+    wire.answer_first_ping();
+    wire.drain();
+    wire.pong_last();
+    assert_eq!(wire.drain(), "delivered 1");
+    let stranger = MessageId { outbox: OutboxId::new(9), seq: seq(1) };
+    wire.event(OutboxEvent::NackedFrom(wire.attempt, stranger, Nack::Transient));
+    assert_eq!((wire.drain(), wire.outbox.stats().violations), (String::new(), 1));
+    // The true one is known until something else is sent from the head on.
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!((wire.drain(), wire.outbox.stats().violations), ("send 2".into(), 1));
+    wire.nacked_from(1, Nack::Transient);
+    assert_eq!((wire.drain(), wire.outbox.stats().violations), (String::new(), 2));
+}
+
 #[test]
 fn a_peer_that_refuses_all_but_the_head_for_ever_runs_into_the_ack_clock() {
     let mut wire = World::new();

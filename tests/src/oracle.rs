@@ -2449,6 +2449,9 @@ impl Oracle {
                     format!("message {} is delivered and the peer has it not", entry.message);
                 return Err(self.violation(Statement::S3, text));
             }
+            if self.link.phase == LinkPhase::Up && entry.is_on(self.link.attempt) {
+                self.progress();
+            }
             self.report(seq);
         }
         self.tidy();

@@ -19,13 +19,10 @@
 //! In the last two the outbox is told by hand what the client would tell it, with the clock looked
 //! at after each event. Where the time to live of one message ends before that of an earlier one, its
 //! end may come up to 1/32 late, and how late depends on what else waits: D3 is not judged from there,
-//! nor from a refusal by a name that no message had.
+//! nor from where two of different lengths end together.
 
 use core::{cell::RefCell, ops::ControlFlow, time::Duration};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, rc::Rc};
 
 use bowline_core::{
     Ack, Attempt, Batch, Beat, Body, Client, ClientConfig, ConnectionState, Deadline, Dialect,
@@ -772,11 +769,9 @@ struct Outboxes {
     plain: Outbox,
     /// None once the order of its deadlines does not say when they are.
     restored: Option<Restored>,
-    /// All names that messages of this life have had.
-    names: BTreeSet<OutboxId>,
     flapping: Outbox,
-    /// When the last time to live is over, and the last message that had one.
-    last_expiry: (Instant, Seq),
+    /// When the last time to live is over, how long it is, and the last message that had one.
+    last_expiry: (Instant, Duration, Seq),
     clock: Instant,
     /// How often the outbox has come to rest with its link down, since that went down.
     rests: u32,
@@ -797,18 +792,16 @@ struct Restored {
 impl Outboxes {
     fn new(life: &Life, outbox: &Outbox) -> Result<Self, Violation> {
         let (config, id) = (outbox.config().clone(), outbox.id());
-        let mut last_expiry = (Instant::ZERO, Seq::new(0));
+        let mut last_expiry = (Instant::ZERO, Duration::ZERO, Seq::new(0));
         let mut rises = true;
-        let mut names = BTreeSet::from([id]);
         let plain = match &life.restored {
             None => Outbox::new(config, id).map_err(|error| life.unmade(Statement::D3, &error))?,
             Some((at, snapshot)) => {
                 for message in &snapshot.messages {
                     let Some(ttl) = message.ttl else { continue };
                     rises &= *at + ttl >= last_expiry.0;
-                    last_expiry = last_expiry.max((*at + ttl, message.id.seq));
+                    last_expiry = last_expiry.max((*at + ttl, ttl, message.id.seq));
                 }
-                names.extend(snapshot.messages.iter().map(|message| message.id.outbox));
                 Outbox::restore(config, id, *at, snapshot.clone())
                     .map_err(|error| life.unmade(Statement::D3, &error))?
             }
@@ -821,7 +814,7 @@ impl Outboxes {
         let flapping = plain.clone();
         let restored = Some(restored).filter(|_| rises);
         let clock = life.begins_at();
-        Ok(Self { plain, restored, names, flapping, last_expiry, clock, rests: 0, newest: 0 })
+        Ok(Self { plain, restored, flapping, last_expiry, clock, rests: 0, newest: 0 })
     }
 
     fn say(&mut self, at: Instant, event: OutboxEvent) {
@@ -831,11 +824,6 @@ impl Outboxes {
         }
         self.plain.handle(at, event);
         self.flapping.handle(at, apart(event));
-        // A name is forgotten with its last message, and after a restore that is sooner. So a lie
-        // about one that nobody had may be believed by one of the two.
-        if matches!(event, OutboxEvent::NackedFrom(_, id, _) if !self.names.contains(&id.outbox)) {
-            self.restored = None;
-        }
         if let Some(restored) = &mut self.restored {
             let event = match event {
                 OutboxEvent::NackedFrom(a, id, nack) if id.outbox == self.plain.id() => {
@@ -866,13 +854,17 @@ impl Outboxes {
         let plain = push(&mut self.plain);
         same(Statement::X3, at, &plain, &push(&mut self.flapping))?;
         if let (Some(ttl), Ok(pushed)) = (options.ttl, &plain) {
-            // One that is replaced keeps its place, in front of those whose time began before its own.
-            let expiry = (self.clock + ttl, pushed.seq);
-            let (last, seq) = self.last_expiry;
-            if expiry.0 < last || expiry.1 < seq {
+            // One that is replaced keeps its place, in front of those whose time began before its own;
+            // and times of different lengths that end together are over in any order.
+            let ends = self.clock + ttl;
+            let (last, length, seq) = self.last_expiry;
+            if ends < last || pushed.seq < seq || ends == last && ttl != length {
                 self.restored = None;
             }
-            self.last_expiry = (last.max(expiry.0), seq.max(expiry.1));
+            if ends >= last {
+                (self.last_expiry.0, self.last_expiry.1) = (ends, ttl);
+            }
+            self.last_expiry.2 = seq.max(pushed.seq);
         }
         match &mut self.restored {
             Some(restored) => same(Statement::D3, at, &plain, &push(&mut restored.outbox)),
