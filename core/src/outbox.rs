@@ -725,7 +725,7 @@ impl<'a> Batch<'a> {
     pub fn iter(&self) -> impl Iterator<Item = Item<'a>> + use<'a> {
         let outbox = self.outbox;
         let mut room = outbox.window_room();
-        core::iter::successors(Some(self.place), |place| Some(outbox.open_from(place + 1).0))
+        core::iter::successors(Some(self.place), |place| Some(outbox.open_from(place + 1)))
             .map_while(|place| outbox.slots.get(place))
             .filter(|slot| slot.stage == Stage::Live)
             .take(outbox.alone().unwrap_or(usize::MAX))
@@ -1807,25 +1807,33 @@ impl Outbox {
         self.slots.get(place).map_or(self.next, |slot| slot.seq)
     }
 
-    /// The first place from this one on where a message is open, and how many others were looked at.
-    fn open_from(&self, place: usize) -> (usize, u64) {
-        let (mut end, mut steps) = (place, 0);
-        while end < self.slots.len() && !self.is_open(end) {
-            end = self.place(self.slots[end].closed_to).max(end + 1);
-            steps += 1;
-        }
-        (end, steps)
-    }
-
-    /// The same. What lies between is never open again, so the next walk from this place goes straight
-    /// to the end, as with the paths of a union-find.
-    fn next_open(&mut self, place: usize) -> usize {
-        let (end, steps) = self.open_from(place);
-        self.steps = self.steps.saturating_add(steps);
-        if end > place {
-            self.slots[place].closed_to = self.seq_at(end);
+    /// The first place from this one on where a message is open.
+    fn open_from(&self, place: usize) -> usize {
+        let mut end = place;
+        while let Some(further) = self.pass_by(end) {
+            end = further;
         }
         end
+    }
+
+    /// The same. What lies between is never open again, so the next walk from any place there goes
+    /// straight to the end, as with the paths of a union-find.
+    fn next_open(&mut self, place: usize) -> usize {
+        let end = self.open_from(place);
+        let closed_to = self.seq_at(end);
+        let mut place = place;
+        while let Some(further) = self.pass_by(place) {
+            count(&mut self.steps);
+            self.slots[place].closed_to = closed_to;
+            place = further;
+        }
+        end
+    }
+
+    /// Where to look next if there is nothing open at this place.
+    fn pass_by(&self, place: usize) -> Option<usize> {
+        let slot = self.slots.get(place)?;
+        (!self.is_open(place)).then(|| self.place(slot.closed_to).max(place + 1))
     }
 
     /// The first place from a number on where a message is live.
@@ -1914,9 +1922,7 @@ impl Outbox {
 
     /// The first message whose name matters: it is still there, or a refusal may speak of it.
     fn first_named(&self) -> Seq {
-        let (from, to) = self.sent;
-        let first = self.seq_at(0);
-        if from < to { first.min(from) } else { first }
+        self.seq_at(0).min(self.sent.0)
     }
 
     fn is_dead(&self, slot: &Slot) -> bool {

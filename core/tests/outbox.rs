@@ -2357,6 +2357,46 @@ fn a_thousand_refusals_of_the_same_cost_one_pass() {
     }
 }
 
+/// R5: a peer may refuse what it has acknowledged, one after the other, while all that is answered waits
+/// for the head.
+#[test]
+fn a_thousand_refusals_of_what_is_settled_cost_one_pass() {
+    let mut wire = World::with(large());
+    wire.push_many(10_000, Acked);
+    wire.up();
+    wire.drain();
+    for number in 2..10_000 {
+        wire.acked(Ack::One(seq(number)));
+    }
+    let begun = wire.outbox.steps();
+    for number in 2..1_002 {
+        wire.nacked_from(number, Nack::Transient);
+        let steps = wire.outbox.steps() - begun;
+        assert!(steps <= 20_000, "{steps}");
+    }
+    assert_eq!(wire.outbox.stats().violations, 0);
+}
+
+/// R5: cumulative acks pass by what has failed once, also while the reports of it are taken one by one.
+#[test]
+fn an_ack_before_each_of_ten_thousand_reports_costs_the_same() {
+    let mut wire = World::with(large());
+    for _ in 0..10_000 {
+        wire.push_mortal("", MINUTE, Received);
+    }
+    wire.push("", Acked);
+    wire.up();
+    while !wire.poll(Wire::Ready).is_empty() {}
+    wire.wait(MINUTE);
+    let begun = wire.outbox.steps();
+    for _ in 0..10_000 {
+        wire.acked(Ack::UpTo(seq(10_000)));
+        assert!(wire.poll(Wire::Blocked).starts_with("failed"));
+        let steps = wire.outbox.steps() - begun;
+        assert!(steps <= 50_000, "{steps}");
+    }
+}
+
 /// A cumulative refusal counts for what it found in flight: not for what goes after it on the same
 /// attempt, and what it called back can still be refused for good.
 #[test]

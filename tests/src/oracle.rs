@@ -522,6 +522,10 @@ impl Oracle {
                 self.tell(moment.at);
                 self.pushed(message, seq.get(), size, level, ttl)?;
                 self.look_at_messages();
+                if self.link.is_alive() && self.may_be_overdue() {
+                    self.link.doubt = true;
+                    self.first_look.get_or_insert(self.now);
+                }
                 Ok(())
             }
             Seen::Refused { size, reason } => {
