@@ -1517,7 +1517,8 @@ impl Outbox {
             Answered::None => count(&mut self.stats.duplicates),
             Answered::Violation => count(&mut self.stats.violations),
         }
-        if hold && !matches!(self.state, OutboxState::Held { .. }) {
+        // A refusal in a pause does not make it longer.
+        if hold && self.hold_until.has_passed(self.now) {
             let doubled = 1_u32.checked_shl(self.nacks).unwrap_or(u32::MAX);
             let delay = self.config.nack_delay.saturating_mul(doubled);
             self.nacks = self.nacks.saturating_add(1).min(31);

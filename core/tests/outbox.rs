@@ -1737,6 +1737,31 @@ fn a_refused_message_may_be_settled_and_its_outbox_forgotten() {
     assert_eq!((wire.drain(), wire.outbox.stats().violations), ("send 2".into(), 0));
 }
 
+/// S6: what called nothing back made no pause, so a refusal behind it does.
+#[test]
+fn a_refusal_behind_one_of_a_settled_message_makes_a_pause() {
+    for permanently in [false, true] {
+        let mut wire = World::new();
+        wire.push_many(4, Acked);
+        wire.up();
+        assert_eq!(wire.drain(), "send 1, send 2, send 3, send 4");
+        if permanently {
+            wire.nacked_from(4, Nack::Permanent);
+            assert_eq!(wire.drain(), "failed 4 Rejected MaybeDelivered");
+        } else {
+            wire.cancel(4);
+            assert_eq!(wire.drain(), "failed 4 Cancelled MaybeDelivered");
+            wire.nacked_from(4, Nack::Transient);
+        }
+        wire.nacked_from(1, Nack::Transient);
+        assert_eq!(wire.drain(), "");
+        wire.wait(small().nack_delay - MILLISECOND);
+        assert_eq!(wire.drain(), "");
+        wire.wait(MILLISECOND);
+        assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    }
+}
+
 /// The same by a name that no message had, which was once believed where the true one was forgotten.
 #[test]
 fn a_refusal_by_a_name_that_no_message_had_calls_nothing_back() {

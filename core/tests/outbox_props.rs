@@ -1111,7 +1111,7 @@ impl Model {
             return Effect::Illegal;
         }
         self.progress();
-        if hold && !matches!(self.state, OutboxState::Held { .. }) {
+        if hold && self.hold_until <= self.now {
             let delay = self.config.nack_delay * 2_u32.pow(self.nacks.min(20));
             self.nacks += 1;
             self.hold_until = self.now + delay.min(self.config.nack_delay_cap);
