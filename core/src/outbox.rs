@@ -1821,6 +1821,9 @@ impl Outbox {
     /// straight to the end, as with the paths of a union-find.
     fn next_open(&mut self, place: usize) -> usize {
         let end = self.open_from(place);
+        if end == place {
+            return end;
+        }
         let closed_to = self.seq_at(end);
         let mut place = place;
         while let Some(further) = self.pass_by(place) {
