@@ -78,7 +78,8 @@
 //!
 //! **Cost.** Every event is O(1) amortised, with two exceptions that are O(log n): a coalescing
 //! key, and a lookup by number while numbers are missing in the queue. A million messages that
-//! expire at once take one pass.
+//! expire at once take one pass, and what is settled behind the head is passed by once, however
+//! often a link comes up or a peer refuses the same.
 
 use alloc::{
     boxed::Box,
