@@ -2330,9 +2330,7 @@ fn a_thousand_links_pass_by_what_is_settled_once() {
     let config = OutboxConfig { can_ping: false, level: Acked, ..large() };
     for cancels in [true, false] {
         let mut wire = World::with(config.clone());
-        for _ in 0..10_000 {
-            wire.push("", Acked);
-        }
+        wire.push_many(10_000, Acked);
         if cancels {
             for number in 2..=5_000 {
                 wire.cancel(number);
@@ -2362,9 +2360,7 @@ fn a_thousand_refusals_of_the_same_cost_one_pass() {
     for nack in [Nack::Transient, Nack::Permanent] {
         for from in [true, false] {
             let mut wire = World::with(large());
-            for _ in 0..10_000 {
-                wire.push("", Acked);
-            }
+            wire.push_many(10_000, Acked);
             wire.up();
             wire.drain();
             // What is still in flight keeps the others from going again.
