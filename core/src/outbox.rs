@@ -1423,15 +1423,13 @@ impl Outbox {
     }
 
     fn flushed(&mut self) {
-        let mut place = self.next_open(self.place(self.flushed_to));
-        while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < self.cursor) {
-            count(&mut self.steps);
-            if slot.level == Level::Written && self.is_in_flight(place) {
-                self.unheard = self.unheard.max(Some(slot.seq));
-                self.deliver(place);
+        self.each_open(self.flushed_to, self.cursor, |outbox, place| {
+            let slot = &outbox.slots[place];
+            if slot.level == Level::Written && outbox.is_in_flight(place) {
+                outbox.unheard = outbox.unheard.max(Some(slot.seq));
+                outbox.deliver(place);
             }
-            place = self.next_open(place + 1);
-        }
+        });
         self.flushed_to = self.cursor;
     }
 
@@ -1454,14 +1452,11 @@ impl Outbox {
         }
         self.unheard = self.unheard.filter(|&unheard| unheard > seq);
         let end = seq.next().min(self.cursor);
-        let mut place = self.next_open(self.place(self.covered_to));
-        while let Some(slot) = self.slots.get(place).filter(|slot| slot.seq < end) {
-            count(&mut self.steps);
-            if slot.level != Level::Acked && self.is_in_flight(place) {
-                self.deliver(place);
+        self.each_open(self.covered_to, end, |outbox, place| {
+            if outbox.slots[place].level != Level::Acked && outbox.is_in_flight(place) {
+                outbox.deliver(place);
             }
-            place = self.next_open(place + 1);
-        }
+        });
         self.covered_to = self.covered_to.max(end);
     }
 
@@ -1539,13 +1534,10 @@ impl Outbox {
             return count(&mut self.stats.violations);
         }
         self.nacked(Ack::OneOf(id), nack);
-        let mut place = self.next_open(self.place(id.seq.next()));
-        while self.seq_at(place) < self.cursor {
-            count(&mut self.steps);
-            self.lay(place);
-            self.recall(place);
-            place = self.next_open(place + 1);
-        }
+        self.each_open(id.seq.next(), self.cursor, |outbox, place| {
+            outbox.lay(place);
+            outbox.recall(place);
+        });
         // So the next refusal does not look at them again.
         self.cursor = self.cursor.min(id.seq.next());
         if !matches!(self.state, OutboxState::Held { .. }) {
@@ -1610,22 +1602,17 @@ impl Outbox {
             if epoch.first > last || outbox.is_some_and(|outbox| outbox != epoch.id) {
                 continue;
             }
-            let mut end = last.min(epoch.last).next();
-            let mut place = self.next_open(self.place(epoch.first));
-            if self.seq_at(place) < end {
+            let first = self.next_open(self.place(epoch.first));
+            let (mut from, mut end) = (self.seq_at(first), last.min(epoch.last).next());
+            if from < end {
                 answered = Answered::Some;
             }
             if !settles {
                 // Nothing behind the cursor is in flight, nor what was called back before.
-                end = end.min(self.cursor);
-                place = self.next_open(self.place(epoch.first.max(epoch.refused_to)));
+                (from, end) = (from.max(epoch.refused_to), end.min(self.cursor));
                 self.epochs[index].refused_to = epoch.refused_to.max(end);
             }
-            while self.seq_at(place) < end {
-                count(&mut self.steps);
-                each(self, place);
-                place = self.next_open(place + 1);
-            }
+            self.each_open(from, end, &mut each);
         }
         answered
     }
@@ -1839,6 +1826,16 @@ impl Outbox {
     fn pass_by(&self, place: usize) -> Option<usize> {
         let slot = self.slots.get(place)?;
         (!self.is_open(place)).then(|| self.place(slot.closed_to).max(place + 1))
+    }
+
+    /// Does something with each open message from one number on and before another.
+    fn each_open(&mut self, from: Seq, end: Seq, mut each: impl FnMut(&mut Self, usize)) {
+        let mut place = self.next_open(self.place(from));
+        while self.seq_at(place) < end {
+            count(&mut self.steps);
+            each(self, place);
+            place = self.next_open(place + 1);
+        }
     }
 
     /// The first place from a number on where a message is live.
