@@ -913,6 +913,24 @@ fn after_a_transient_nack_nothing_goes_until_all_are_answered_and_the_delay_is_o
     assert_eq!(wire.drain(), "delivered 1-3, send 4");
 }
 
+/// H44: the peer may still come to what was cancelled in flight.
+#[test]
+fn after_a_transient_nack_nothing_goes_until_what_was_cancelled_is_answered_too() {
+    let mut wire = World::with(OutboxConfig { window_messages: 3, ..small() });
+    wire.push_many(4, Acked);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2, send 3");
+    wire.nacked(Ack::One(seq(2)), Nack::Transient);
+    wire.cancel(3);
+    assert_eq!(wire.drain(), "failed 3 Cancelled MaybeDelivered");
+    wire.wait(small().nack_delay);
+    assert_eq!(wire.drain(), "", "one message and one that was cancelled are not answered");
+    wire.acked(Ack::One(seq(1)));
+    assert_eq!(wire.drain(), "delivered 1");
+    wire.acked(Ack::One(seq(3)));
+    assert_eq!(wire.drain(), "send 2, send 4");
+}
+
 #[test]
 fn the_nack_delay_doubles_up_to_its_cap_and_starts_afresh_with_the_next_head() {
     let mut wire = World::with(OutboxConfig { retry_budget: 9, ..small() });
@@ -1881,6 +1899,27 @@ fn a_cumulative_ack_may_name_what_was_settled_before_the_snapshot() {
     wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(2) }));
     assert_eq!(wire.drain(), "delivered 1");
     assert_eq!(wire.outbox.stats().violations, 0);
+}
+
+#[test]
+fn an_ack_of_what_the_former_life_had_settled_is_no_fault_of_the_peer() {
+    let mut wire = World::new();
+    wire.push_many(2, Acked);
+    wire.up();
+    assert_eq!(wire.drain(), "send 1, send 2");
+    wire.acked(Ack::One(seq(1)));
+    assert_eq!(wire.drain(), "delivered 1");
+    let snapshot = wire.outbox.snapshot();
+    let fresh = OutboxId::new(2);
+    let mut wire = wire.restored(fresh, snapshot).unwrap();
+    wire.up();
+    let name = |outbox, number| MessageId { outbox, seq: seq(number) };
+    wire.acked(Ack::OneOf(name(ID, 1)));
+    wire.acked(Ack::UpToOf(name(ID, 1)));
+    assert_eq!((wire.outbox.stats().duplicates, wire.outbox.stats().violations), (2, 0));
+    // It never had a number as low as that itself.
+    wire.acked(Ack::OneOf(name(fresh, 1)));
+    assert_eq!((wire.outbox.stats().duplicates, wire.outbox.stats().violations), (2, 1));
 }
 
 /// H68: the peer acknowledges all that it has of the old outbox, and that may be more than was
