@@ -190,8 +190,6 @@ struct Link {
     must_forgive: bool,
     /// A message was refused for the moment, and none was handed over since.
     held: bool,
-    /// A message was refused for the moment, and the pause may have begun with that.
-    may_be_held: bool,
     /// How much later than due the clock was looked at.
     lateness: Duration,
     /// The attempt may be over already: it has run into a limit.
@@ -262,7 +260,6 @@ impl Link {
             may_forgive: false,
             must_forgive: false,
             held: false,
-            may_be_held: false,
             lateness: Duration::ZERO,
             doubt: false,
             nudged_at: None,
@@ -351,6 +348,7 @@ struct Saved {
     at: Instant,
     looked_at: Instant,
     hold_until: Option<Instant>,
+    may_be_held: bool,
     entries: VecDeque<Entry>,
     base: u64,
     next: u64,
@@ -400,6 +398,8 @@ pub struct Oracle {
     deadlines: BinaryHeap<Reverse<(Instant, u64, bool)>>,
     closing: Option<Instant>,
     hold_until: Option<Instant>,
+    /// A message was refused for the moment, and the pause may have begun with that.
+    may_be_held: bool,
     probe: bool,
     charged: u64,
     saved: Option<Saved>,
@@ -427,8 +427,8 @@ pub struct Oracle {
     nudge_free_at: Instant,
     last_deadline: Option<Deadline>,
     gauges: Gauges,
-    /// What the life of now has seen: inputs and outputs, messages that it began with, and slots that
-    /// each link may have to pass by.
+    /// What the life of now has seen: inputs and outputs, those of them that stand for more walks than
+    /// one more than once, and messages that it began with.
     seen: u64,
 
     // The peer.
@@ -476,6 +476,7 @@ impl Oracle {
             deadlines: BinaryHeap::new(),
             closing: None,
             hold_until: None,
+            may_be_held: false,
             probe: false,
             charged: 0,
             saved: None,
@@ -512,6 +513,9 @@ impl Oracle {
     pub fn see(&mut self, moment: &Moment) -> Judged {
         self.seen += match moment.seen {
             Seen::Delivered { first, last } => last.get().saturating_sub(first.get()) + 1,
+            // Looked at to hand it over, when that is flushed, when a pong covers it, to call it back,
+            // and because it is awaited no more: for each time that it goes.
+            Seen::Sends { content: Content::Message { .. }, .. } => 3,
             _ => 1,
         };
         match moment.seen {
@@ -1116,6 +1120,7 @@ impl Oracle {
             at: self.now,
             looked_at: self.looked_at,
             hold_until: self.hold_until,
+            may_be_held: self.may_be_held,
             entries: self.entries.clone(),
             base: self.base,
             next: self.next,
@@ -1132,6 +1137,7 @@ impl Oracle {
             at,
             looked_at: at,
             hold_until: None,
+            may_be_held: false,
             entries: VecDeque::new(),
             base: 1,
             next: 1,
@@ -1148,6 +1154,7 @@ impl Oracle {
         next.drawn = self.drawn;
         next.quiet = self.quiet;
         next.hold_until = saved.hold_until.map(|until| next.now + until.since(saved.at));
+        next.may_be_held = saved.may_be_held;
         (next.base, next.next, next.sent_to) = (saved.base, saved.next, saved.sent_to);
         (next.possible, next.definite) = (saved.base, saved.base);
         next.epochs.clear();
@@ -1610,11 +1617,11 @@ impl Oracle {
             self.rewind();
         }
         // A refusal in a pause does not make it longer.
-        if holds && !self.link.may_be_held {
+        if holds && !self.may_be_held {
             self.link.held = true;
             self.hold_until = Some(self.now + self.rules.config.outbox.nack_delay);
         }
-        self.link.may_be_held |= recalls;
+        self.may_be_held |= recalls;
     }
 
     fn nacked_from(&mut self, id: MessageId, nack: Nack) {
@@ -2285,7 +2292,7 @@ impl Oracle {
         if self.link.order == 0 && self.link.highest > 0 {
             self.link.order_from = seq;
         }
-        (self.link.held, self.link.may_be_held) = (false, false);
+        (self.link.held, self.may_be_held) = (false, false);
         self.hold_until = None;
         self.link.sent += 1;
         let sent = self.link.sent;
@@ -2746,7 +2753,8 @@ impl Oracle {
                 return Err(self.violation(Statement::L7, text));
             }
             let asked = link.ponged || !link.pings.is_empty() || link.refused.is_some();
-            if link.probing && self.live > 0 && !asked && self.hold_until.is_none() {
+            let held = self.hold_until.is_some() || self.may_be_held;
+            if link.probing && self.live > 0 && !asked && !held {
                 let text = "messages wait for a first pong, and nobody asks for it".into();
                 return Err(self.violation(Statement::L7, text));
             }
