@@ -413,6 +413,7 @@ pub struct Oracle {
     run: Run,
     due: Option<Due>,
     been_up: bool,
+    surely_been_up: bool,
     ever_ponged: bool,
     /// Failures in a row, at least and at most, and when the first of them was, at the earliest and
     /// at the latest.
@@ -487,6 +488,7 @@ impl Oracle {
             run: Run::Idle,
             due: None,
             been_up: false,
+            surely_been_up: false,
             ever_ponged: false,
             failures: (0, 0),
             failing_since: (Instant::ZERO, Instant::ZERO),
@@ -1328,6 +1330,7 @@ impl Oracle {
         link.unasked_since = self.now;
         link.probing = probing;
         self.been_up = true;
+        self.surely_been_up |= !link.doubt;
         let from = self.first_possible();
         let link = &mut self.link;
         (link.order, link.order_from) = (0, from);
@@ -1787,9 +1790,9 @@ impl Oracle {
             renewals = Some((low.min(renewed.0), high.max(renewed.1)));
             let fatal = verdict == Verdict::Fatal;
             let (may, must) = (fatal || renewed.1 >= 2, fatal || renewed.0 >= 2);
-            let believed = !self.been_up || loss == Loss::NeverPonged;
-            due.may_stop |= may && believed;
-            ends &= must && believed;
+            let never_ponged = loss == Loss::NeverPonged;
+            due.may_stop |= may && (never_ponged || !self.surely_been_up);
+            ends &= must && (never_ponged || !self.been_up);
 
             let few = if must { u32::MAX } else { self.failures.0.saturating_sub(1) };
             let many = if may { u32::MAX } else { self.failures.1.saturating_sub(1) };
@@ -2289,7 +2292,7 @@ impl Oracle {
             return Err(self.violation(Statement::R1, text));
         }
 
-        if self.link.order == 0 && self.link.highest > 0 {
+        if self.link.order == 0 {
             self.link.order_from = seq;
         }
         (self.link.held, self.may_be_held) = (false, false);
@@ -2613,12 +2616,8 @@ impl Oracle {
                     self.judge_delay(due, redial_at)?;
                 }
             }
-            Phase::Idle
-            | Phase::Dialing
-            | Phase::Greeting
-            | Phase::Up
-            | Phase::Suspect
-            | Phase::Closing => {}
+            Phase::Up | Phase::Suspect => self.surely_been_up = true,
+            Phase::Idle | Phase::Dialing | Phase::Greeting | Phase::Closing => {}
         }
         Ok(())
     }

@@ -669,10 +669,15 @@ impl<D: Dialect<Credentials = ()>> Parts<D> {
             (_, Link::Up(_) | Link::Down { .. }) => {}
         }
         let Input::Poll(wire) = step.input else { return Ok(()) };
-        // One frame may have had several messages in it.
-        let polls = if rests { SPIN } else { self.said.borrow().framed.max(1) };
-        for _ in 0..polls {
-            if !self.outboxes.poll(at, wire)? {
+        // One frame may have had several messages in it, and there may be a ping between them here.
+        let mut framed = self.said.borrow().framed;
+        for _ in 0..SPIN {
+            match self.outboxes.poll(at, wire)? {
+                OutboxOutput::WaitUntil(_) => break,
+                OutboxOutput::Transmit { .. } => framed = framed.saturating_sub(1),
+                _ => {}
+            }
+            if !rests && framed == 0 {
                 break;
             }
         }
@@ -872,8 +877,8 @@ impl Outboxes {
         }
     }
 
-    /// Polls all; says whether there may be more.
-    fn poll(&mut self, at: Instant, wire: Wire) -> Result<bool, Violation> {
+    /// Polls all; says what comes of it.
+    fn poll(&mut self, at: Instant, wire: Wire) -> Result<OutboxOutput, Violation> {
         let plain = nameless(self.plain.poll(wire), 1);
         let flapping = nameless(self.flapping.poll(wire), APART);
         same(Statement::X3, at, &plain, &flapping)?;
@@ -885,7 +890,7 @@ impl Outboxes {
             }
             same(Statement::D3, at, &plain, &output)?;
         }
-        Ok(!matches!(plain, OutboxOutput::WaitUntil(_)))
+        Ok(plain)
     }
 
     /// Where the link is down, restores one and lets the link of the other flap.
