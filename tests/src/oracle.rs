@@ -188,8 +188,6 @@ struct Link {
     /// Earlier failures may be forgotten; they are.
     may_forgive: bool,
     must_forgive: bool,
-    /// A message was refused for the moment, and none was handed over since.
-    held: bool,
     /// How much later than due the clock was looked at.
     lateness: Duration,
     /// The attempt may be over already: it has run into a limit.
@@ -259,7 +257,6 @@ impl Link {
             resumed_at: None,
             may_forgive: false,
             must_forgive: false,
-            held: false,
             lateness: Duration::ZERO,
             doubt: false,
             nudged_at: None,
@@ -397,8 +394,9 @@ pub struct Oracle {
     vacant: Option<u64>,
     deadlines: BinaryHeap<Reverse<(Instant, u64, bool)>>,
     closing: Option<Instant>,
+    /// A message was refused for the moment, and none was handed over since: the pause has begun with
+    /// that, until then; it may have begun.
     hold_until: Option<Instant>,
-    /// A message was refused for the moment, and the pause may have begun with that.
     may_be_held: bool,
     probe: bool,
     charged: u64,
@@ -412,6 +410,7 @@ pub struct Oracle {
     link: Link,
     run: Run,
     due: Option<Due>,
+    /// The client may have been up; it surely has.
     been_up: bool,
     surely_been_up: bool,
     ever_ponged: bool,
@@ -1621,7 +1620,6 @@ impl Oracle {
         }
         // A refusal in a pause does not make it longer.
         if holds && !self.may_be_held {
-            self.link.held = true;
             self.hold_until = Some(self.now + self.rules.config.outbox.nack_delay);
         }
         self.may_be_held |= recalls;
@@ -2265,7 +2263,7 @@ impl Oracle {
             let Some(over) = self.entry(passed).filter(|entry| entry.is_surely_live()) else {
                 continue;
             };
-            if self.link.held && over.is_on(attempt) {
+            if self.hold_until.is_some() && over.is_on(attempt) {
                 let text = format!("{seq} goes behind a nack while {passed} is not answered");
                 return Err(self.violation(Statement::S5, text));
             }
@@ -2295,8 +2293,7 @@ impl Oracle {
         if self.link.order == 0 {
             self.link.order_from = seq;
         }
-        (self.link.held, self.may_be_held) = (false, false);
-        self.hold_until = None;
+        (self.hold_until, self.may_be_held) = (None, false);
         self.link.sent += 1;
         let sent = self.link.sent;
         if let Some(entry) = self.entry_mut(seq) {
@@ -2752,8 +2749,7 @@ impl Oracle {
                 return Err(self.violation(Statement::L7, text));
             }
             let asked = link.ponged || !link.pings.is_empty() || link.refused.is_some();
-            let held = self.hold_until.is_some() || self.may_be_held;
-            if link.probing && self.live > 0 && !asked && !held {
+            if link.probing && self.live > 0 && !asked && !self.may_be_held {
                 let text = "messages wait for a first pong, and nobody asks for it".into();
                 return Err(self.violation(Statement::L7, text));
             }
