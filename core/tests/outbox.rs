@@ -1131,7 +1131,7 @@ fn a_failure_comes_at_once_and_with_its_body() {
     wire.push_many(2, Acked);
     wire.cancel(2);
     let OutboxOutput::Failed(failed) = wire.outbox.poll(Wire::Blocked) else { panic!() };
-    assert_eq!(failed.id, MessageId { outbox: ID, seq: seq(2) });
+    assert_eq!(failed.id, name(ID, 2));
     assert_eq!((failed.reason, failed.fate), (FailReason::Cancelled, Fate::NotSent));
     assert_eq!(failed.body, "2".into());
 }
@@ -1417,7 +1417,6 @@ fn illegal_acks_change_nothing_and_are_counted() {
     wire.up();
     wire.drain();
     let before = wire.outbox.view();
-    let named = |seq| MessageId { outbox: ID, seq };
     let acks = [
         Ack::One(seq(0)),
         Ack::One(seq(2)),
@@ -1425,8 +1424,8 @@ fn illegal_acks_change_nothing_and_are_counted() {
         Ack::One(seq(u64::MAX)),
         Ack::UpTo(seq(2)),
         Ack::UpTo(seq(u64::MAX)),
-        Ack::OneOf(named(seq(2))),
-        Ack::UpToOf(named(seq(u64::MAX))),
+        Ack::OneOf(name(ID, 2)),
+        Ack::UpToOf(name(ID, u64::MAX)),
     ];
     for ack in acks {
         wire.acked(ack);
@@ -1437,7 +1436,7 @@ fn illegal_acks_change_nothing_and_are_counted() {
     assert_eq!((wire.outbox.view(), wire.outbox.stats().violations), (before, 25));
     assert_eq!(wire.outbox.stats().duplicates, 0);
 
-    let foreign = MessageId { outbox: OutboxId::new(77), seq: seq(1) };
+    let foreign = name(OutboxId::new(77), 1);
     wire.acked(Ack::UpToOf(foreign));
     assert_eq!((wire.drain(), wire.outbox.stats().duplicates), (String::new(), 1));
     wire.acked(Ack::Next);
@@ -1725,9 +1724,9 @@ fn a_refusal_with_all_behind_it_names_what_was_sent_since_the_last_one() {
     for number in [0, 4, u64::MAX] {
         wire.nacked_from(number, Nack::Permanent);
     }
-    let stranger = MessageId { outbox: OutboxId::new(9), seq: seq(1) };
+    let stranger = name(OutboxId::new(9), 1);
     wire.event(OutboxEvent::NackedFrom(wire.attempt, stranger, Nack::Permanent));
-    let stale = MessageId { outbox: ID, seq: seq(1) };
+    let stale = name(ID, 1);
     wire.event(OutboxEvent::NackedFrom(Attempt::new(9), stale, Nack::Permanent));
     assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().stale), (5, 1));
     assert_eq!((wire.drain(), wire.outbox.state()), (String::new(), OutboxState::Open));
@@ -1793,7 +1792,7 @@ fn a_refusal_by_a_name_that_no_message_had_calls_nothing_back() {
     wire.drain();
     wire.pong_last();
     assert_eq!(wire.drain(), "delivered 1");
-    let stranger = MessageId { outbox: OutboxId::new(9), seq: seq(1) };
+    let stranger = name(OutboxId::new(9), 1);
     wire.event(OutboxEvent::NackedFrom(wire.attempt, stranger, Nack::Transient));
     assert_eq!((wire.drain(), wire.outbox.stats().violations), (String::new(), 1));
     // The true one is known until something else is sent from the head on.
@@ -1896,7 +1895,7 @@ fn a_cumulative_ack_may_name_what_was_settled_before_the_snapshot() {
     let snapshot = wire.outbox.snapshot();
     let mut wire = wire.restored(OutboxId::new(2), snapshot).unwrap();
     wire.up();
-    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(2) }));
+    wire.acked(Ack::UpToOf(name(ID, 2)));
     assert_eq!(wire.drain(), "delivered 1");
     assert_eq!(wire.outbox.stats().violations, 0);
 }
@@ -1913,7 +1912,6 @@ fn an_ack_of_what_the_former_life_had_settled_is_no_fault_of_the_peer() {
     let fresh = OutboxId::new(2);
     let mut wire = wire.restored(fresh, snapshot).unwrap();
     wire.up();
-    let name = |outbox, number| MessageId { outbox, seq: seq(number) };
     wire.acked(Ack::OneOf(name(ID, 1)));
     wire.acked(Ack::UpToOf(name(ID, 1)));
     assert_eq!((wire.outbox.stats().duplicates, wire.outbox.stats().violations), (2, 0));
@@ -1930,7 +1928,6 @@ fn an_ack_of_what_the_former_life_sent_after_the_snapshot_settles_what_was_resto
     wire.push_many(2, Acked);
     let snapshot = wire.outbox.snapshot();
     // The former life goes on up to 9.
-    let name = |outbox, number| MessageId { outbox, seq: seq(number) };
     let fresh = OutboxId::new(2);
     let mut wire = wire.restored(fresh, snapshot).unwrap();
     wire.push("new", Acked);
@@ -1961,7 +1958,7 @@ fn an_ack_of_what_the_former_life_sent_settles_what_was_restored_twice() {
     let snapshot = wire.outbox.clone().into_snapshot();
     let mut wire = wire.restored(OutboxId::new(3), snapshot).unwrap();
     wire.up();
-    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(3) }));
+    wire.acked(Ack::UpToOf(name(ID, 3)));
     assert_eq!((wire.outbox.stats().delivered, wire.outbox.watermark()), (2, seq(4)));
     assert_eq!(wire.outbox.stats().violations, 0);
 }
@@ -1979,7 +1976,7 @@ fn an_ack_of_what_an_old_outbox_gave_a_number_and_never_sent_is_a_violation() {
     let snapshot = wire.outbox.clone().into_snapshot();
     let mut wire = wire.restored(OutboxId::new(3), snapshot).unwrap();
     wire.up();
-    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(3) }));
+    wire.acked(Ack::UpToOf(name(ID, 3)));
     assert_eq!((wire.outbox.stats().delivered, wire.outbox.stats().violations), (0, 1));
 }
 
@@ -1991,8 +1988,8 @@ fn an_ack_of_an_outbox_that_is_not_known_any_more_is_no_fault_of_the_peer() {
     wire.push("a", Acked);
     wire.up();
     wire.drain();
-    wire.acked(Ack::UpToOf(MessageId { outbox: ID, seq: seq(9) }));
-    wire.acked(Ack::UpToOf(MessageId { outbox: OutboxId::new(3), seq: seq(1) }));
+    wire.acked(Ack::UpToOf(name(ID, 9)));
+    wire.acked(Ack::UpToOf(name(OutboxId::new(3), 1)));
     assert_eq!((wire.outbox.stats().duplicates, wire.outbox.stats().violations), (2, 0));
     assert_eq!(wire.outbox.stats().delivered, 0);
 }
@@ -2007,10 +2004,10 @@ fn an_ack_that_names_the_fresh_outbox_does_not_settle_an_old_message() {
     let snapshot = wire.outbox.snapshot();
     let mut wire = wire.restored(fresh, snapshot).unwrap();
     wire.up();
-    wire.acked(Ack::UpToOf(MessageId { outbox: fresh, seq: seq(1) }));
-    wire.acked(Ack::OneOf(MessageId { outbox: fresh, seq: seq(1) }));
+    wire.acked(Ack::UpToOf(name(fresh, 1)));
+    wire.acked(Ack::OneOf(name(fresh, 1)));
     assert_eq!((wire.outbox.stats().violations, wire.outbox.stats().delivered), (2, 0));
-    wire.acked(Ack::OneOf(MessageId { outbox: ID, seq: seq(1) }));
+    wire.acked(Ack::OneOf(name(ID, 1)));
     assert_eq!(wire.outbox.stats().delivered, 1);
 }
 
@@ -2355,7 +2352,7 @@ fn a_million_cumulative_acks_behind_a_head_that_has_none_take_one_pass() {
     wire.up();
     while !wire.poll(Wire::Ready).is_empty() {}
     for number in 2..2 + MILLION as u64 {
-        wire.acked(Ack::UpToOf(MessageId { outbox: fresh, seq: seq(number) }));
+        wire.acked(Ack::UpToOf(name(fresh, number)));
         assert!(wire.outbox.steps() <= 4 * MILLION as u64, "{}", wire.outbox.steps());
     }
     assert_eq!(wire.outbox.stats().delivered, MILLION as u64);
@@ -2588,6 +2585,10 @@ fn seq(number: u64) -> Seq {
     Seq::new(number)
 }
 
+fn name(outbox: OutboxId, number: u64) -> MessageId {
+    MessageId { outbox, seq: seq(number) }
+}
+
 fn small() -> OutboxConfig {
     OutboxConfig {
         max_messages: 128,
@@ -2704,7 +2705,7 @@ impl World {
     }
 
     fn nacked_from(&mut self, number: u64, nack: Nack) {
-        let id = MessageId { outbox: ID, seq: seq(number) };
+        let id = name(ID, number);
         self.event(OutboxEvent::NackedFrom(self.attempt, id, nack));
     }
 
